@@ -15,6 +15,10 @@ pub(crate) fn check(path: &Path, host: bool) -> ExitCode {
         Err(code) => return code,
     };
     println!("{}: fine, {} port(s)", path.display(), config.ports.len());
+    for entry in config.waiting_statics() {
+        let (name, port) = (entry.name(), &entry.port);
+        println!("note: [[fdb]] {name} waits for port {port:?}, which is in no file");
+    }
     match host {
         true => check_host(&config),
         false => {

@@ -9,8 +9,9 @@ use crate::control;
 /// Forget learned addresses of a running switch, or put addresses on ports
 ///
 /// `crosspoint show fdb` shows what is known. A static address stays on its port: it does not age out, is not learned on
-/// another port, and frames from it on another port are dropped (source_not_allowed). Entries that are added here last until
-/// they are removed or the switch ends; [[fdb]] tables in the configuration have those that stay.
+/// another port, and frames from it on another port are dropped (source_not_allowed). [[fdb]] tables of the configuration
+/// have static addresses too. An address that is added here without --keep is in no file: it lasts until it is removed or the
+/// switch ends. `crosspoint keep` writes such addresses to the files later.
 #[derive(clap::Args)]
 pub(crate) struct Fdb {
     #[command(subcommand)]
@@ -44,18 +45,24 @@ enum Action {
         /// The address's VLAN; without it, the VLAN of the port's untagged frames
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
+        /// Also write it to the file fdb.toml in `ports_dir`, so that it is still there after a restart
+        #[arg(long)]
+        keep: bool,
         #[command(flatten)]
         common: Common,
     },
     /// Take a static address off its port, and forget it
     ///
-    /// An entry of the configuration comes back with the next reload.
+    /// Without --keep, an entry of the configuration comes back with the next reload.
     Remove {
         /// The address
         mac: String,
         /// Only in this VLAN; 0 for none
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
+        /// Also remove it from the file fdb.toml in `ports_dir`
+        #[arg(long)]
+        keep: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -95,11 +102,23 @@ impl Action {
                 mac,
                 port,
                 vlan,
+                keep,
                 common,
-            } => (Request::FdbAdd(FdbAdd { mac, port, vlan }), common),
-            Action::Remove { mac, vlan, common } => {
-                (Request::FdbRemove(FdbRemove { mac, vlan }), common)
+            } => {
+                let add = FdbAdd {
+                    mac,
+                    port,
+                    vlan,
+                    keep,
+                };
+                (Request::FdbAdd(add), common)
             }
+            Action::Remove {
+                mac,
+                vlan,
+                keep,
+                common,
+            } => (Request::FdbRemove(FdbRemove { mac, vlan, keep }), common),
         }
     }
 }

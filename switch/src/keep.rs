@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use crosspoint_model::plan::KeepAnswer;
+use crosspoint_model::plan::{KeepAnswer, KeptPort, NotKept};
 use crosspoint_model::request::Request;
 
 use crate::control;
@@ -11,8 +11,8 @@ use crate::show::printable;
 
 /// Write what runs and is in no file to the files, so that a restart does not lose it
 ///
-/// Each port that was added or changed by a command without --keep gets its own file in `ports_dir`. A port of the main file
-/// is not written: the answer says what to change there. Other ports are not touched. The exit status is 1 if anything could
+/// Each port that was added or changed by a command without --keep gets its own file in `ports_dir`; static addresses of
+/// `crosspoint fdb add` go to the file fdb.toml there. A port of the main file is not written: the answer says what to change there. Other ports are not touched. The exit status is 1 if anything could
 /// not be written.
 #[derive(clap::Args)]
 pub(crate) struct Keep {
@@ -30,7 +30,7 @@ impl Keep {
             return ExitCode::FAILURE;
         };
         control::print(self.json, &value, || render(&answer));
-        match answer.not_kept.is_empty() {
+        match answer.not_kept.is_empty() && answer.not_kept_fdb.is_empty() {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }
@@ -41,21 +41,15 @@ impl Keep {
 fn render(answer: &KeepAnswer) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    for port in &answer.kept {
-        let path = printable(&port.path.display().to_string());
-        let _ = writeln!(text, "kept port {}: {path}", printable(&port.name));
+    let kept = answer.kept.iter().map(|one| ("port", one));
+    for (what, one) in kept.chain(answer.kept_fdb.iter().map(|one| ("fdb", one))) {
+        let KeptPort { name, path } = one;
+        let path = printable(&path.display().to_string()).to_string();
+        let _ = writeln!(text, "kept {what} {}: {path}", printable(name));
     }
-    for port in &answer.not_kept {
-        let _ = writeln!(
-            text,
-            "! port {} is not kept: {}",
-            printable(&port.name),
-            printable(&port.error)
-        );
-        let _ = writeln!(text, "  help: {}", printable(&port.help));
-        for line in port.table.lines() {
-            let _ = writeln!(text, "    {}", printable(line));
-        }
+    let not_kept = answer.not_kept.iter().map(|one| ("port", one));
+    for (what, one) in not_kept.chain(answer.not_kept_fdb.iter().map(|one| ("fdb", one))) {
+        text.push_str(&not_kept_text(what, one));
     }
     if text.is_empty() {
         text.push_str("everything that runs is in the files\n");
@@ -63,10 +57,20 @@ fn render(answer: &KeepAnswer) -> String {
     text
 }
 
+fn not_kept_text(what: &str, one: &NotKept) -> String {
+    let (name, error) = (printable(&one.name), printable(&one.error));
+    let mut text = format!(
+        "! {what} {name} is not kept: {error}\n  help: {}\n",
+        printable(&one.help)
+    );
+    for line in one.table.lines() {
+        let _ = writeln!(text, "    {}", printable(line));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use crosspoint_model::plan::{KeptPort, NotKept};
-
     use super::*;
 
     #[test]
@@ -78,6 +82,11 @@ mod tests {
                 name: "web-1".to_owned(),
                 path: "/etc/crosspoint/ports.d/web-1.toml".into(),
             }],
+            kept_fdb: vec![KeptPort {
+                name: "52:54:00:00:00:01 vlan 100".to_owned(),
+                path: "/etc/crosspoint/ports.d/fdb.toml".into(),
+            }],
+            not_kept_fdb: Vec::new(),
             not_kept: vec![NotKept {
                 name: "up0".to_owned(),
                 error: "port \"up0\" is in the main file".to_owned(),
@@ -86,6 +95,7 @@ mod tests {
             }],
         };
         let expected = "kept port web-1: /etc/crosspoint/ports.d/web-1.toml\n\
+            kept fdb 52:54:00:00:00:01 vlan 100: /etc/crosspoint/ports.d/fdb.toml\n\
             ! port up0 is not kept: port \"up0\" is in the main file\n  \
               help: change that file by hand\n    [[port]]\n    name = \"up0\"\n";
         assert_eq!(render(&answer), expected);

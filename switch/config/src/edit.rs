@@ -97,7 +97,13 @@ impl Config {
     fn with(&self, shown: &str, table: &PortTable) -> Result<Config, ConfigError> {
         let text = text_of(table)
             .map_err(|(message, help)| ConfigError::one(Problem::unplaced(shown, message, help)))?;
-        let running: String = self.ports.iter().map(Port::to_toml).collect();
+        self.with_text(shown, text)
+    }
+
+    /// Adds what a text has, as a file of `ports_dir` would.
+    pub(super) fn with_text(&self, shown: &str, text: String) -> Result<Config, ConfigError> {
+        let ports = self.ports.iter().map(Port::to_toml);
+        let running: String = ports.chain(self.lists_toml()).collect();
         let new = DropIn::new(shown, Ok(text), 1, 1);
         let running = DropIn::new(RUNNING, Ok(running), 0, 0);
         Main::again(self, &running)

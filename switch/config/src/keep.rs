@@ -18,7 +18,7 @@ const MODE: u32 = 0o644;
 #[derive(Debug, Error, Diagnostic)]
 pub enum KeepError {
     /// The configuration has no `ports_dir`.
-    #[error("the configuration has no `ports_dir`, so there is no place to keep a port")]
+    #[error("the configuration has no `ports_dir`, so there is no place to keep it")]
     #[diagnostic(help(
         "write in the main file, for example: ports_dir = \"/etc/crosspoint/ports.d\", and make that folder; or leave out --keep"
     ))]
@@ -55,6 +55,31 @@ pub enum KeepError {
     #[diagnostic(help("it was added without --keep, so there is no file to remove"))]
     Nowhere {
         /// The port.
+        name: String,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A static address is in a file that the switch does not write.
+    #[error("static address {name} is in {}", path.display())]
+    #[diagnostic(help("change that file by hand, and then: crosspoint reload"))]
+    StaticElsewhere {
+        /// The address, and perhaps its VLAN.
+        name: String,
+        /// That file.
+        path: PathBuf,
+    },
+    /// The file for static addresses has something else in it.
+    #[error("{} has more in it than [[fdb]] tables, or wrong ones", path.display())]
+    #[diagnostic(help("move that to another file, so that the switch can write this one"))]
+    StaticsInTheWay {
+        /// That file.
+        path: PathBuf,
+    },
+    /// A static address is in no file.
+    #[error("static address {name} is in no file of {}", folder.display())]
+    #[diagnostic(help("it was added without --keep, so there is no file to change"))]
+    StaticNowhere {
+        /// The address.
         name: String,
         /// The folder.
         folder: PathBuf,
@@ -190,7 +215,7 @@ fn names(text: &str) -> Vec<String> {
 }
 
 /// Replaces the file by a temporary one, whose name begins with a dot so that readers of the folder ignore it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     file.write_all(text.as_bytes())?;
@@ -203,6 +228,6 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Makes a new or removed name survive a power cut.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -105,6 +105,8 @@ pub(super) struct Reader<'a> {
     pub kind: Option<PortType>,
     /// Whether every required key so far has a value.
     pub is_whole: bool,
+    /// What the table is, in messages.
+    what: String,
 }
 
 impl<'a> Reader<'a> {
@@ -115,6 +117,20 @@ impl<'a> Reader<'a> {
             place,
             kind: None,
             is_whole: true,
+            what: "this port".to_owned(),
+        }
+    }
+
+    /// Reads a table of the list `list`.
+    pub(super) fn of_list(
+        checker: &'a mut Checker,
+        table: &'a DeTable<'a>,
+        place: Span,
+        list: &str,
+    ) -> Self {
+        Self {
+            what: format!("this [[{list}]]"),
+            ..Self::new(checker, table, place)
         }
     }
 
@@ -145,7 +161,7 @@ impl<'a> Reader<'a> {
         self.is_whole = false;
         // Without an example, the table as a whole is checked for it.
         if !example.is_empty() {
-            let message = format!("this port has no `{key}`");
+            let message = format!("{} has no `{key}`", self.what);
             let help = format!("add a line such as: {example}");
             self.problem(message, "in this table", &help);
         }

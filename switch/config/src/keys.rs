@@ -7,6 +7,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::key::{Key, Keys as _};
+use super::lists;
 use super::suggest::{list, nearest};
 use super::table::Top;
 
@@ -47,7 +48,12 @@ impl Known {
         }
         // Only a file of `ports_dir` has fewer keys at its top level.
         if Top::keys().iter().any(|known| known.name.key == key) {
-            return format!("`{key}` belongs in the main file; here are only [[port]] tables");
+            let lists = lists::OF_PORTS_DIR
+                .map(|list| format!(" and [[{list}]]"))
+                .concat();
+            return format!(
+                "`{key}` belongs in the main file; here are only [[port]]{lists} tables"
+            );
         }
         match nearest(key, &self.names) {
             Some(name) => format!("did you mean `{name}`?"),
@@ -106,11 +112,13 @@ pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
     known.sift(&known, checker, document);
 }
 
-/// Like [`sift_unknown`], for a file of `ports_dir`, which has a `version` and ports.
+/// Like [`sift_unknown`], for a file of `ports_dir`, which has a `version`, ports, and some lists of tables.
 pub(super) fn sift_unknown_of_drop_in(checker: &mut Checker, document: &mut DeTable<'_>) {
     let place = "at the top level of a file of `ports_dir`".to_owned();
     let mut keys = Top::keys();
-    keys.retain(|key| ["version", "port"].contains(&key.name.key));
+    let is_of_drop_in =
+        |key: &str| ["version", "port"].contains(&key) || lists::OF_PORTS_DIR.contains(&key);
+    keys.retain(|key| is_of_drop_in(key.name.key));
     let known = Known::new(place, keys);
     known.sift(&known, checker, document);
 }

@@ -6,8 +6,8 @@
 //!
 //! Every key is a line of `table`; `key` has the machinery that makes all else of it, and `rules` and `texts` what a
 //! value must be. The steps for a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `table` (each
-//! key's value), then `sections` and `ports` (keys against each other, ports against each other), with `direct` and
-//! `addresses`; `check` collects the problems.
+//! key's value), then `sections`, `ports` and `lists` (keys against each other, ports against each other), with `direct`,
+//! `addresses` and `statics`; `check` collects the problems.
 
 mod addresses;
 mod check;
@@ -21,12 +21,14 @@ mod error;
 mod field;
 mod files;
 mod keep;
+mod keep_statics;
 mod key;
 #[cfg(test)]
 mod key_tests;
 mod keys;
 mod lenient;
 pub mod limits;
+mod lists;
 mod load;
 mod nested;
 mod patience;
@@ -36,6 +38,7 @@ mod ports;
 pub mod quantity;
 mod rules;
 mod sections;
+mod statics;
 mod suggest;
 mod syntax;
 mod table;
@@ -53,11 +56,12 @@ pub use edit::{PortTable, parse_assignments, parse_changes, parse_port_file};
 pub use error::{ConfigError, Problem};
 pub use files::read_named;
 pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
+pub use keep_statics::{remove_statics, write_statics};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Control, Direct, Log, LoopProtect, Metrics, Offloads, Port, Slo, Switch, VhostPort,
-    Workers, XdpPort,
+    Access, Control, Direct, Log, LoopProtect, Metrics, Offloads, Port, Slo, StaticEntry, Switch,
+    VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

@@ -64,6 +64,8 @@ pub const CONTROL_ADDRESSES_MAX: usize = 15;
 
 /// The highest limit in `storm`, copies per second: more than any machine can make.
 pub const STORM_MAX: u32 = 1_000_000_000;
+/// Maximum number of tables `[[fdb]]`.
+pub const STATICS_MAX: usize = 4096;
 /// Maximum number of addresses in `addresses`.
 pub const ADDRESSES_MAX: usize = 64;
 /// The lowest `rate` of `limit`, bits per second.

@@ -8,6 +8,7 @@ use toml::de::DeTable;
 use super::check::{Checker, Place};
 use super::error::{ConfigError, SourceFile};
 use super::files::{self, Text, Unread};
+use super::lists::Lists;
 use super::table::Top;
 use super::{Config, CoreSpans, Cores, Port, cores, keys, ports, sections, syntax};
 
@@ -110,7 +111,12 @@ impl DropIn {
                 return None;
             }
         };
-        let document = read(checker, text, keys::sift_unknown_of_drop_in)?;
+        let sift = match self.file.order {
+            // Text of the running configuration, in place of a main file.
+            0 => keys::sift_unknown,
+            _ => keys::sift_unknown_of_drop_in,
+        };
+        let document = read(checker, text, sift)?;
         sections::version(checker, &document, false).then_some(document)
     }
 }
@@ -144,6 +150,8 @@ pub(super) struct Main<'a> {
     document: DeTable<'a>,
     ports_dir: Option<Place>,
     are_all: bool,
+    /// Whether it is the configuration of a running switch, whose ports can be removed and added by commands.
+    is_running: bool,
 }
 
 impl<'a> Main<'a> {
@@ -167,6 +175,7 @@ impl<'a> Main<'a> {
             ports_dir,
             watch_ports,
             port: (),
+            fdb: (),
         } = settings.top;
         Ok(Self {
             checker,
@@ -180,15 +189,17 @@ impl<'a> Main<'a> {
                 ports_dir,
                 watch_ports,
                 ports: Vec::new(),
+                fdb: Vec::new(),
                 core_spans: settings.cores,
             },
             document,
             ports_dir: settings.ports_dir,
             are_all: true,
+            is_running: false,
         })
     }
 
-    /// A configuration that was checked before, with other ports instead.
+    /// A configuration that was checked before, with the ports and lists of tables of `ports` instead.
     pub(super) fn again(config: &Config, ports: &'a DropIn) -> Self {
         let mut checker = Checker::new(ports.file.clone());
         let document = ports.read(&mut checker);
@@ -203,6 +214,7 @@ impl<'a> Main<'a> {
             },
             taken: ports::Taken::new(config.control.socket.clone(), None),
             ports_dir: None,
+            is_running: true,
         }
     }
 
@@ -239,6 +251,7 @@ impl<'a> Main<'a> {
     pub(super) fn without_folder(mut self, problem: files::FolderProblem) -> ConfigError {
         self.note_folder(problem);
         ports::ports(&mut self.checker, &self.document, &mut self.taken);
+        Lists::default().read(&mut self.checker, &self.document);
         self.checker.into_error()
     }
 
@@ -251,29 +264,38 @@ impl<'a> Main<'a> {
     ) -> Result<Config, Blamed> {
         let workers = self.workers(&[]).or(workers).filter(|count| *count > 0);
         let (checker, taken) = (&mut self.checker, &mut self.taken);
-        let mut lists = vec![(0, ports::ports(checker, &self.document, taken))];
+        let mut of_files = vec![(0, ports::ports(checker, &self.document, taken))];
+        let mut lists = Lists::default();
+        lists.read(checker, &self.document);
         for drop_in in drop_ins {
             match drop_in.read(checker) {
                 Some(document) => {
                     let ports = ports::ports(checker, &document, taken);
-                    lists.push((drop_in.file.order, ports));
+                    lists.read_drop_in(checker, &document);
+                    of_files.push((drop_in.file.order, ports));
                 }
                 None => self.are_all = false,
             }
         }
-        lists.sort_by_key(|(order, _)| *order);
-        let ports: Vec<Port> = lists.into_iter().flat_map(|(_, ports)| ports).collect();
+        of_files.sort_by_key(|(order, _)| *order);
+        let ports: Vec<Port> = of_files.into_iter().flat_map(|(_, ports)| ports).collect();
         taken.against_each_other(checker, &ports, self.are_all);
+        let may_come = !self.are_all || self.is_running || self.config.ports_dir.is_some();
+        lists.check(checker, &taken.known(&ports, may_come));
         if let Some(workers) = workers {
             cores::check_workers(checker, &ports, &taken.workers, workers);
         }
         let mut checker = self.checker;
         match checker.finish() {
-            Ok(()) => Ok(Config {
-                core_spans: self.config.core_spans.with_workers(self.taken.workers),
-                ports,
-                ..self.config
-            }),
+            Ok(()) => {
+                let mut config = Config {
+                    core_spans: self.config.core_spans.with_workers(self.taken.workers),
+                    ports,
+                    ..self.config
+                };
+                lists.put_into(&mut config);
+                Ok(config)
+            }
             Err(error) => Err((error, checker.bad_files().clone())),
         }
     }

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::key::{Change, Key, Keys as _, Written};
+use super::lists;
 use super::table::Top;
 use super::{Config, Port, PortKind};
 
@@ -23,6 +24,23 @@ pub struct Plan {
     pub change: Vec<PortDiff>,
     /// Changed settings outside of ports.
     pub settings: Vec<SettingDiff>,
+    /// Changed tables of lists, such as `[[fdb]]`.
+    pub entries: Vec<EntryDiff>,
+}
+
+/// A table of a list, such as `[[fdb]]`, that is added, removed or changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryDiff {
+    /// The list: "fdb".
+    pub list: &'static str,
+    /// What tells it from the others of the list: "52:54:00:00:00:01 vlan 100".
+    pub name: String,
+    /// Its running table, in JSON as it would be in TOML; `None` if it is added.
+    pub before: Option<Map<String, Value>>,
+    /// Its wanted table; `None` if it is removed.
+    pub after: Option<Map<String, Value>>,
+    /// The keys whose values differ.
+    pub keys: Vec<KeyDiff>,
 }
 
 /// A port that changes.
@@ -157,6 +175,7 @@ impl Plan {
             remove: names_gone.map(|port| port.name.clone()).collect(),
             change,
             settings: setting_diffs(running, wanted),
+            entries: lists::diffs(&running.fdb, &wanted.fdb),
         }
     }
 
@@ -167,8 +186,10 @@ impl Plan {
             remove,
             change,
             settings,
+            entries,
         } = self;
-        add.is_empty() && remove.is_empty() && change.is_empty() && settings.is_empty()
+        let ports = add.is_empty() && remove.is_empty() && change.is_empty();
+        ports && settings.is_empty() && entries.is_empty()
     }
 
     /// The settings that change only at the next start.
@@ -245,7 +266,7 @@ fn direct_diff(name: &str, running: &Config, wanted: &Config) -> Option<DirectDi
 }
 
 /// The keys that differ, with those of `after` first.
-fn key_diffs(before: Vec<Written>, after: Vec<Written>) -> Vec<KeyDiff> {
+pub(super) fn key_diffs(before: Vec<Written>, after: Vec<Written>) -> Vec<KeyDiff> {
     let value_in = |all: &[Written], key: &str| {
         let mut all = all.iter();
         all.find(|(other, _)| *other == key)

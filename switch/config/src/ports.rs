@@ -16,6 +16,7 @@ use super::key::{
     Definitions, Key, Keys as _, Name, Reader, Rule as _, Slot, Written, table_reference,
 };
 use super::limits::*;
+use super::lists::KnownPorts;
 use super::rules::word;
 use super::types::PortType;
 use super::words::Words as _;
@@ -45,6 +46,16 @@ impl Taken {
             bound: Bound::new(),
             workers: HashMap::new(),
             count: 0,
+        }
+    }
+
+    /// The ports that other tables are checked against.
+    pub(super) fn known<'a>(&'a self, ports: &'a [Port], may_come: bool) -> KnownPorts<'a> {
+        let by_name = ports.iter().map(|port| (port.name.as_str(), port));
+        KnownPorts {
+            ports: by_name.collect(),
+            names: &self.names,
+            may_come,
         }
     }
 

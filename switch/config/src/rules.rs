@@ -409,10 +409,8 @@ impl<T: Nested> Rule for TableOf<T> {
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
         let checker = &mut *reader.checker;
         let (table, place) = checker.value::<&DeTable<'_>>(item, key, T::MUST, T::HELP)?;
-        let mut inner = Reader {
-            kind: reader.kind,
-            ..Reader::new(checker, table, place)
-        };
+        let mut inner = Reader::new(checker, table, place);
+        inner.kind = reader.kind;
         let keys = T::Keys::read(&mut inner);
         T::check(&mut inner, keys)
     }

@@ -17,6 +17,7 @@ use super::addresses::StationList;
 use super::control::ControlList;
 use super::key::{Rule as _, Slot as _, keys};
 use super::limits::*;
+use super::lists::tables;
 use super::ports::{KindKeys, PortList};
 use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
@@ -45,6 +46,9 @@ keys! {
         watch_ports: bool = flag().or(false), AtOnce;
         /// The guests and the uplinks.
         port: () = PortList, Whole;
+        /// Addresses that stay on their ports. Such an address does not age out, is not learned on another port, and frames
+        /// from it on another port are dropped (`source_not_allowed`). The port may come later.
+        fdb: () = tables::<StaticEntry>(), AtOnce;
     }
 }
 
@@ -167,6 +171,18 @@ keys! {
         /// vhost: objectives for how fast the guest's descriptors are completed. The result is shown, exported and alerted
         /// on.
         slo: Option<Slo> = table().optional().only(PortType::Vhost), InPlace;
+    }
+}
+
+keys! {
+    /// An address that stays on its port.
+    pub struct StaticEntry = "StaticEntry" {
+        /// The address of a station.
+        mac: Mac = texts::mac().required("mac = \"52:54:00:12:34:56\""), Whole;
+        /// The address's VLAN; 0: none. Without it: that of the port's untagged frames.
+        vlan: Option<u16> = whole(0..=VLAN_ID_MAX, "vlan = 100").optional(), Whole;
+        /// The port's name.
+        port: String = texts::port_name().required("port = \"web-1\""), Whole;
     }
 }
 

@@ -7,7 +7,7 @@ use crosspoint_engine::bridge::fdb::Damping;
 
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
-use super::table::{Control, Log, Metrics, Port, Switch, VhostPort, Workers, XdpPort};
+use super::table::{Control, Log, Metrics, Port, StaticEntry, Switch, VhostPort, Workers, XdpPort};
 use super::words::words;
 
 /// A whole configuration.
@@ -29,6 +29,8 @@ pub struct Config {
     pub watch_ports: bool,
     /// The guests and the uplinks, in the order of the main file, then of the files of `ports_dir`.
     pub ports: Vec<Port>,
+    /// The addresses that stay on their ports, in the order of the files.
+    pub fdb: Vec<StaticEntry>,
     /// The places in the files of cores and ports' workers, for [`Config::resolve_cores`]; by default none.
     pub core_spans: CoreSpans,
 }

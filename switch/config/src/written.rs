@@ -6,6 +6,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::key::{Definitions, Keys as _, Written, object, table_schema};
+use super::lists;
 use super::table::Top;
 use super::words::Words as _;
 use super::{Config, Port};
@@ -67,7 +68,15 @@ impl Config {
             let note = note(port).map_or(String::new(), |note| format!("# {note}\n"));
             let _ = write!(text, "\n{note}{}", port.to_toml());
         }
+        for table in self.lists_toml() {
+            let _ = write!(text, "\n{table}");
+        }
         text
+    }
+
+    /// The tables of all lists other than `[[port]]`, in TOML.
+    pub(super) fn lists_toml(&self) -> impl Iterator<Item = String> {
+        self.fdb.iter().map(lists::to_toml)
     }
 
     /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
@@ -82,6 +91,7 @@ impl Config {
             ports_dir,
             watch_ports,
             ports: _,
+            fdb: _,
             core_spans: _,
         } = self;
         let ports_dir = ports_dir.as_ref().map(|folder| folder.to_string_lossy());

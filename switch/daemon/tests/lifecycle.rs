@@ -32,6 +32,8 @@ mod rings;
 mod sources;
 #[path = "lifecycle/stalls.rs"]
 mod stalls;
+#[path = "lifecycle/statics.rs"]
+mod statics;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

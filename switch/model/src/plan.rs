@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crosspoint_config::Port;
-use crosspoint_config::plan::{How, KeyDiff, Plan, PortDiff, SettingDiff, When};
+use crosspoint_config::plan::{EntryDiff, How, KeyDiff, Plan, PortDiff, SettingDiff, When};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 ///   "add": [{"name": "web-3", "type": "vhost", "keys": {"name": "web-3", "type": "vhost", "socket": "/run/3"}}],
 ///   "remove": ["web-1"],
 ///   "change": [{"name": "web-2", "how": "in_place", "keys": [{"key": "mac_limit", "before": 1024, "after": 10}]}],
-///   "settings": [{"key": "workers.cores", "before": "auto", "after": [2, 3], "applied": "restart"}]
+///   "settings": [{"key": "workers.cores", "before": "auto", "after": [2, 3], "applied": "restart"}],
+///   "entries": [{"list": "fdb", "name": "52:54:00:00:00:01", "change": "add",
+///                "keys": [{"key": "port", "before": null, "after": "web-1"}]}]
 /// }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +29,15 @@ pub struct PlanAnswer {
     pub change: Vec<ChangedPort>,
     /// Settings outside of ports that change.
     pub settings: Vec<Setting>,
+    /// Tables of lists, such as `[[fdb]]`, that change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<ChangedEntry>,
     /// Ports that run and are in no file. They stay until they are removed, or the switch ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_in_files: Vec<String>,
+    /// Static addresses that are in no file, likewise: "52:54:00:00:00:01 vlan 100".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fdb_not_in_files: Vec<String>,
 }
 
 /// How a running port differs from the files.
@@ -59,9 +67,15 @@ pub struct KeepAnswer {
     pub kept: Vec<KeptPort>,
     /// Ports that have not.
     pub not_kept: Vec<NotKept>,
+    /// Static addresses that have been written to their file: "52:54:00:00:00:01 vlan 100".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_fdb: Vec<KeptPort>,
+    /// Static addresses that have not, with a table `[[fdb]]` for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept_fdb: Vec<NotKept>,
 }
 
-/// A port that was written.
+/// A port or static address that was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptPort {
     /// Its name.
@@ -70,7 +84,7 @@ pub struct KeptPort {
     pub path: PathBuf,
 }
 
-/// A port that cannot be written by the switch.
+/// A port or static address that cannot be written by the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotKept {
     /// Its name.
@@ -79,7 +93,7 @@ pub struct NotKept {
     pub error: String,
     /// What to do.
     pub help: String,
-    /// The port as it runs, as a `[[port]]` table.
+    /// It as it runs, as a table of a file.
     pub table: String,
 }
 
@@ -151,6 +165,31 @@ pub enum Applied {
     Restart,
 }
 
+/// A table of a list, such as `[[fdb]]`, that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedEntry {
+    /// The list: "fdb".
+    pub list: String,
+    /// What tells it from the others of the list: an address and its VLAN, or a name.
+    pub name: String,
+    /// Whether it is added, removed or changed.
+    pub change: EntryChange,
+    /// The keys whose values differ.
+    pub keys: Vec<Key>,
+}
+
+/// How a table of a list changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryChange {
+    /// "add".
+    Add,
+    /// "remove".
+    Remove,
+    /// "change": some of its keys have other values.
+    Change,
+}
+
 /// Output of `crosspoint reload --json` and of the commands that change ports: the plan, and the parts that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadAnswer {
@@ -177,7 +216,7 @@ impl PlanAnswer {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         let none = self.add.is_empty() && self.remove.is_empty();
-        none && self.change.is_empty() && self.settings.is_empty()
+        none && self.change.is_empty() && self.settings.is_empty() && self.entries.is_empty()
     }
 }
 
@@ -188,7 +227,9 @@ impl From<&Plan> for PlanAnswer {
             remove: plan.remove.clone(),
             change: plan.change.iter().map(ChangedPort::from).collect(),
             settings: plan.settings.iter().map(Setting::from).collect(),
+            entries: plan.entries.iter().map(ChangedEntry::from).collect(),
             not_in_files: Vec::new(),
+            fdb_not_in_files: Vec::new(),
         }
     }
 }
@@ -228,6 +269,21 @@ impl From<&KeyDiff> for Key {
             key: diff.key.to_owned(),
             before: diff.before.clone().unwrap_or_default(),
             after: diff.after.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&EntryDiff> for ChangedEntry {
+    fn from(diff: &EntryDiff) -> Self {
+        ChangedEntry {
+            list: diff.list.to_owned(),
+            name: diff.name.clone(),
+            change: match (&diff.before, &diff.after) {
+                (None, _) => EntryChange::Add,
+                (_, None) => EntryChange::Remove,
+                _ => EntryChange::Change,
+            },
+            keys: diff.keys.iter().map(Key::from).collect(),
         }
     }
 }

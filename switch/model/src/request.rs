@@ -61,7 +61,8 @@ pub enum Request {
     PortSet(PortSet),
     /// `{"config":{}}`: the running configuration, as the text of a file.
     Config {},
-    /// `{"keep":{}}`: writes every port that is not in the files, or differs from them, to its own file.
+    /// `{"keep":{}}`: writes every port that is not in the files, or differs from them, to its own file, and static addresses
+    /// that are not in the files.
     Keep {},
     /// `{"fdb_flush":{"port":"web-1"}}`: forgets learned addresses; every key may be left out.
     FdbFlush(FdbFlush),
@@ -97,6 +98,9 @@ pub struct FdbAdd {
     /// Its VLAN, 0 for none; absent: the VLAN of the port's untagged frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// Whether to write it to `ports_dir` too, so that it is still there after a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
 }
 
 /// A static address to remove.
@@ -108,6 +112,9 @@ pub struct FdbRemove {
     /// Its VLAN, 0 for none; absent: all VLANs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// Whether to remove it from its file in `ports_dir` too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
 }
 
 /// What a change of the forwarding database has done.

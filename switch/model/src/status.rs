@@ -148,4 +148,17 @@ pub struct FdbEntry {
     /// Whether the operator has put it there: it stays.
     #[serde(default, rename = "static")]
     pub is_static: bool,
+    /// Who put it there; absent for a learned address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Who has put a static address on its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// "file": a table `[[fdb]]`.
+    File,
+    /// "command": `crosspoint fdb add` without --keep; the entry is in no file.
+    Command,
 }

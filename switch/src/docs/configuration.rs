@@ -133,6 +133,8 @@ impl Table<'_> {
             ("port", ..) => "reopens",
             ("", "version", ..) => "",
             (_, _, Some(When::AtOnce), _) => "at once",
+            // A table of a list is applied as the list is.
+            (list, _, None, _) if when(list) == Some(When::AtOnce) => "at once",
             (_, _, Some(When::NeedsRestart), _) => "restart",
             _ => match how(outer) {
                 Some(How::InPlace) => "in place",

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crosspoint_model::plan::{
-    AddedPort, Applied, ChangedPort, HowChanged, Key, PlanAnswer, ReloadAnswer, Setting,
+    AddedPort, Applied, ChangedEntry, ChangedPort, EntryChange, HowChanged, Key, PlanAnswer,
+    ReloadAnswer, Setting,
 };
 use serde_json::Value;
 
@@ -20,6 +21,9 @@ const COLUMNS: usize = 80;
 /// ~ port web-4: queue_pairs 2 -> 1 (reopens: its traffic stops)
 ///     ! its front end has 2 queue pairs, and cannot reconnect with fewer: ...
 /// ~ metrics.listen: "off" -> "[::]:9477"
+/// + fdb 52:54:00:00:00:01 vlan 100 (port = "web-3")
+/// - fdb 52:54:00:00:00:02
+/// ~ fdb 52:54:00:00:00:03: port "web-1" -> "web-2"
 /// ! workers.cores: "auto" -> [2, 3] (needs a restart)
 ///   port web-5 stays (not in any file)
 /// ```
@@ -35,6 +39,9 @@ pub fn render(plan: &PlanAnswer) -> String {
     for port in &plan.add {
         text.push_str(&added(port));
     }
+    for entry in &plan.entries {
+        text.push_str(&changed_entry(entry));
+    }
     for setting in &plan.settings {
         text.push_str(&set(setting));
     }
@@ -43,6 +50,9 @@ pub fn render(plan: &PlanAnswer) -> String {
     }
     for name in &plan.not_in_files {
         let _ = writeln!(text, "  port {} stays (not in any file)", shown(name));
+    }
+    for name in &plan.fdb_not_in_files {
+        let _ = writeln!(text, "  fdb {} stays (not in any file)", shown(name));
     }
     text
 }
@@ -94,6 +104,33 @@ fn changed(port: &ChangedPort) -> String {
     }
     let keys: String = keys.iter().map(|key| format!("    {key}\n")).collect();
     format!("{begin} {how}\n{keys}{warnings}")
+}
+
+/// A line for a table of a list. Values that its name has are not repeated.
+fn changed_entry(entry: &ChangedEntry) -> String {
+    let what = format!("{} {}", shown(&entry.list), shown(&entry.name));
+    match entry.change {
+        EntryChange::Remove => format!("- {what}\n"),
+        EntryChange::Change => {
+            let keys: Vec<String> = entry.keys.iter().map(|key| key_text(key, " ")).collect();
+            format!("~ {what}: {}\n", keys.join(", "))
+        }
+        EntryChange::Add => {
+            let in_name = |value: &str| entry.name.split(' ').any(|word| word == value);
+            let plain = |key: &Key| {
+                key.after
+                    .as_str()
+                    .map_or(key.after.to_string(), str::to_owned)
+            };
+            let others = entry.keys.iter().filter(|key| !in_name(&plain(key)));
+            let text = |key: &Key| format!("{} = {}", shown(&key.key), value_text(&key.after));
+            let others: Vec<String> = others.map(text).collect();
+            match others.is_empty() {
+                true => format!("+ {what}\n"),
+                false => format!("+ {what} ({})\n", others.join(", ")),
+            }
+        }
+    }
 }
 
 fn set(setting: &Setting) -> String {

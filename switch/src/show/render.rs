@@ -1,6 +1,6 @@
 //! Tables made from JSON, so that people see what programs get.
 
-use crosspoint_model::status::{FdbEntry, FdbMover, ShownState};
+use crosspoint_model::status::{FdbEntry, FdbMover, Origin, ShownState};
 use miette::Diagnostic;
 use serde::Deserialize;
 use serde_json::Value;
@@ -353,9 +353,11 @@ fn fdb_addresses(addresses: &[FdbEntry]) -> String {
         table.add([
             entry.mac.clone(),
             vlan_or_dash(entry.vlan),
-            match entry.is_static {
-                true => "static".to_owned(),
-                false => format!("{}s", entry.age_s),
+            match (entry.is_static, entry.origin) {
+                (true, Some(Origin::File)) => "static (file)".to_owned(),
+                (true, Some(Origin::Command)) => "static (command)".to_owned(),
+                (true, None) => "static".to_owned(),
+                (false, _) => format!("{}s", entry.age_s),
             },
             entry.port.clone(),
         ]);

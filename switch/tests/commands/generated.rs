@@ -9,8 +9,8 @@ use std::time::Duration;
 use crosspoint_config::limits::*;
 use crosspoint_config::{
     Access, Admin, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect,
-    Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan,
-    Workers, XdpMode, XdpPort,
+    Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, StaticEntry, Switch, Tso,
+    VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
@@ -269,6 +269,25 @@ fn workers() -> impl Strategy<Value = Workers> {
         })
 }
 
+/// Static addresses on some of the ports, in a VLAN that each carries.
+fn statics(ports: &[Port], chosen: u64) -> Vec<StaticEntry> {
+    let is_chosen = |number: &usize| chosen >> (number % 32) & 1 == 1;
+    let names_vlan = |number: usize| chosen >> (32 + number % 32) & 1 == 1;
+    let entry = |number: usize| {
+        let port = &ports[number];
+        let own = match &port.vlan {
+            Vlan::Trunk { ids, native: None } => ids.first().copied(),
+            vlan => vlan.untagged().filter(|_| names_vlan(number)),
+        };
+        StaticEntry {
+            mac: Mac::new([0x52, 0x54, 0, 0xfd, 0, number as u8]),
+            vlan: own,
+            port: port.name.clone(),
+        }
+    };
+    (0..ports.len()).filter(is_chosen).map(entry).collect()
+}
+
 /// Complete configurations, as [`Config::parse`] could return them.
 pub fn config() -> impl Strategy<Value = Config> {
     let switch = (
@@ -293,9 +312,10 @@ pub fn config() -> impl Strategy<Value = Config> {
             any::<bool>(),
         ),
         ports(),
+        any::<u64>(),
     )
         .prop_map(
-            |((workers, switch, listen), (socket, ports_dir, watch), ports)| Config {
+            |((workers, switch, listen), (socket, ports_dir, watch), ports, chosen)| Config {
                 workers,
                 switch,
                 metrics: Metrics { listen },
@@ -304,6 +324,7 @@ pub fn config() -> impl Strategy<Value = Config> {
                 },
                 watch_ports: watch && ports_dir.is_some(),
                 ports_dir: ports_dir.map(Into::into),
+                fdb: statics(&ports, chosen),
                 ports,
                 ..Config::default()
             },

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crosspoint::plan;
 use crosspoint_config as config;
 use crosspoint_config::plan::{How, Plan, how, when};
-use crosspoint_config::{Config, Port};
+use crosspoint_config::{Config, Port, StaticEntry};
 use crosspoint_daemon::reconcile::guests;
 use crosspoint_model::plan::PlanAnswer;
 use crosspoint_model::status::{DeviceStatus, PortStatus, VringStatus};
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::generated::config;
 
@@ -39,7 +39,18 @@ fn to_toml(config: &Config) -> String {
         text.push_str(&format!("{header}{lines}"));
     }
     text.extend(config.ports.iter().map(Port::to_toml));
+    text.extend(config.fdb.iter().map(StaticEntry::to_toml));
     text
+}
+
+/// The static addresses as tables, by their names.
+fn tables(config: &Config) -> BTreeMap<String, Map<String, Value>> {
+    let table = |entry: &StaticEntry| {
+        let text: toml::Table = entry.to_toml().parse().expect("TOML");
+        let table = serde_json::to_value(&text["fdb"][0]).expect("JSON");
+        (entry.name(), table.as_object().expect("a table").clone())
+    };
+    config.fdb.iter().map(table).collect()
 }
 
 fn schema_keys(pointer: &str) -> BTreeSet<String> {
@@ -82,6 +93,14 @@ proptest! {
         ports.extend(plan.add.iter().cloned());
         prop_assert_eq!(by_name(&ports), by_name(&wanted.ports));
 
+        let mut fdb: BTreeMap<String, _> = tables(&running);
+        for entry in &plan.entries {
+            prop_assert_eq!(fdb.get(&entry.name), entry.before.as_ref());
+            fdb.remove(&entry.name);
+            fdb.extend(entry.after.clone().map(|table| (entry.name.clone(), table)));
+        }
+        prop_assert_eq!(fdb, tables(&wanted));
+
         let settings: BTreeMap<_, _> = plan.settings.iter().map(|one| (one.diff.key, &one.diff)).collect();
         for ((key, before), (_, after)) in running.written_settings().into_iter().zip(wanted.written_settings()) {
             let diff = settings.get(key);
@@ -121,7 +140,8 @@ proptest! {
         prop_assert_eq!(&serde_json::from_str::<PlanAnswer>(&json).expect("an answer"), &answer);
         let text = plan::render(&answer);
         prop_assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
-        let changes = answer.add.len() + answer.remove.len() + answer.change.len() + answer.settings.len();
+        let changes = answer.add.len() + answer.remove.len() + answer.change.len() + answer.settings.len()
+            + answer.entries.len();
         let lines = text.lines().filter(|line| !line.starts_with(' ')).count();
         prop_assert_eq!(lines, changes.max(1));
     }
@@ -176,6 +196,11 @@ fn every_setting_is_told_and_somebody_has_said_when_it_takes_effect() {
     }
     let schema: Value = serde_json::from_str(&config::schema_json()).expect("JSON");
     for section in keys.clone() {
+        // A list of tables takes effect as a whole.
+        if schema["properties"][&section]["items"]["$ref"].is_string() {
+            assert!(when(&section).is_some(), "{section}");
+            keys.remove(&section);
+        }
         let Some(table) = schema["properties"][&section]["$ref"].as_str() else {
             continue;
         };

@@ -56,6 +56,7 @@ fn the_reference_names_the_defaults() {
     assert_eq!(
         Config {
             ports: Vec::new(),
+            fdb: Vec::new(),
             ports_dir: None,
             ..without
         },

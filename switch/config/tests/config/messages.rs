@@ -76,6 +76,24 @@ mistakes! {
     vlan_range_that_is_none: UPLINK, "vlan = { trunk = [1, \"200-100\"] }\n";
     vlan_in_a_range_twice: UPLINK, "vlan = { trunk = [150, \"100-199\"] }\n";
     keys_of_an_uplink_on_a_guest: GUEST, "gro = true\ntso = \"off\"\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
+    fdb_of_an_unknown_port: GUEST, "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nport = \"web-11\"\n";
+    fdb_without_a_port: GUEST, "[[fdb]]\nmac = \"52:54:00:00:00:01\"\n";
+    fdb_of_a_group: GUEST, "[[fdb]]\nmac = \"33:33:00:00:00:01\"\nport = \"web-1\"\n";
+    fdb_beyond_the_vlans: GUEST, "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nvlan = 4095\nport = \"web-1\"\n";
+    fdb_with_a_key_of_a_port: GUEST, "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nport = \"web-1\"\nweight = 2\n";
+    fdb_as_a_table: GUEST, "[fdb]\nmac = \"52:54:00:00:00:01\"\nport = \"web-1\"\n";
+    fdb_in_a_vlan_that_its_port_does_not_carry: GUEST, "vlan = { access = 100 }\n",
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nvlan = 200\nport = \"web-1\"\n";
+    fdb_without_a_vlan_on_a_port_with_one: GUEST, "vlan = { access = 100 }\n",
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nvlan = 0\nport = \"web-1\"\n";
+    fdb_on_a_trunk_without_native: GUEST, "vlan = { trunk = [100] }\n",
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nport = \"web-1\"\n";
+    // The second has the VLAN that the first has by its port.
+    fdb_twice: GUEST, "vlan = { access = 100 }\n",
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nport = \"web-1\"\n",
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nvlan = 100\nport = \"web-1\"\n";
+    fdb_of_an_address_bound_to_another_port: GUEST, "addresses = { mac = [\"52:54:00:00:00:01\"] }\n", WEB_2,
+        "[[fdb]]\nmac = \"52:54:00:00:00:01\"\nport = \"web-2\"\n";
     slo_of_nothing: GUEST, "slo = {}\n";
     slo_misspelt: GUEST, "slo = { completion_p90 = \"20us\" }\n";
     slo_too_short: GUEST, "slo = { completion_p99 = \"0us\" }\n";

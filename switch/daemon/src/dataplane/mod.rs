@@ -76,7 +76,7 @@ pub use mirrors::MirrorEntry;
 pub use moving::MoveError;
 pub use options::{DataplaneOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;
-pub use statics::{FdbError, Flush, STATICS_MAX, StaticEntry};
+pub use statics::{FdbError, Flush};
 use watch::Watch;
 pub use worker::WorkerError;
 

@@ -15,7 +15,7 @@ use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
     ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, MirrorStatus,
-    PortStatus, QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus,
+    Origin, PortStatus, QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus,
     StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 use crosspoint_packet::Mac;
@@ -102,6 +102,14 @@ impl Dataplane {
     pub fn fdb(&self) -> Vec<FdbEntry> {
         let (view, tick, tick_length) = self.picture();
         let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
+        let by_hand = self.statics_by_hand();
+        let origin = |mac, vlan, port| {
+            let is_static = view.bindings.static_port(mac, vlan) == Some(port);
+            is_static.then(|| match by_hand.contains(&(mac, vlan)) {
+                true => Origin::Command,
+                false => Origin::File,
+            })
+        };
         let mut entries: Vec<FdbEntry> = self
             .fdb
             .dump(tick)
@@ -111,7 +119,8 @@ impl Dataplane {
                 vlan,
                 port: name(port),
                 age_s: u64::from(age) * tick_length.as_secs(),
-                is_static: view.bindings.static_port(mac, vlan) == Some(port),
+                is_static: origin(mac, vlan, port).is_some(),
+                origin: origin(mac, vlan, port),
             })
             .collect();
         entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));

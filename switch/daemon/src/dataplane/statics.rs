@@ -1,30 +1,18 @@
 //! Addresses that the operator has put on a port, and addresses that the operator removes.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crosspoint_config::StaticEntry;
+use crosspoint_config::limits::STATICS_MAX;
 use crosspoint_engine::bridge::vlan::{NO_VLAN, VlanPolicy};
 use crosspoint_engine::stages::guard::StaticAddress;
 use crosspoint_packet::Mac;
 use thiserror::Error;
 
 use super::{Dataplane, Port, State};
-
-/// The most static addresses.
-pub const STATICS_MAX: usize = 4096;
-
-/// An address and the port that it stays on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaticEntry {
-    /// The address of a station.
-    pub mac: Mac,
-    /// Its VLAN, 0 for none; `None`: the VLAN of the port's untagged frames.
-    pub vlan: Option<u16>,
-    /// The port's name. There need not be such a port now.
-    pub port: String,
-}
 
 /// Static addresses of the configuration and of the control socket.
 #[derive(Default)]
@@ -65,7 +53,7 @@ pub enum FdbError {
     #[error("{0} is not a static address there")]
     NotStatic(Mac),
     /// There are too many.
-    #[error("there are {STATICS_MAX} static addresses already")]
+    #[error("there are {STATICS_MAX} static addresses of commands already")]
     TooMany,
 }
 
@@ -118,63 +106,43 @@ impl Statics {
 }
 
 impl Dataplane {
-    /// Replaces the static addresses of the configuration.
-    pub fn set_statics(&self, entries: Vec<StaticEntry>) {
+    /// Replaces the static addresses: those of the configuration, and those of the control socket, which take precedence. An
+    /// address that is no longer static is forgotten.
+    pub fn set_statics(&self, of_files: &[StaticEntry], by_hand: &[StaticEntry]) {
         let mut state = self.lock();
-        if state.statics.of_files != entries {
-            state.statics.of_files = entries;
-            drop(self.publish(&mut state, Vec::new()));
+        let statics = &mut state.statics;
+        if statics.of_files == of_files && statics.by_hand == by_hand {
+            return;
         }
-    }
-
-    /// Puts an address on a port, until it is removed or the switch ends. Returns its VLAN.
-    pub fn add_static(&self, entry: StaticEntry) -> Result<u16, FdbError> {
-        let mut state = self.lock();
-        let vlan = check(&state, &entry)?;
-        let entry = StaticEntry {
-            vlan: Some(vlan),
-            ..entry
-        };
-        let by_hand = &mut state.statics.by_hand;
-        by_hand.retain(|other| (other.mac, other.vlan) != (entry.mac, entry.vlan));
-        if by_hand.len() >= STATICS_MAX {
-            return Err(FdbError::TooMany);
-        }
-        by_hand.push(entry);
+        (statics.of_files, statics.by_hand) = (of_files.to_vec(), by_hand.to_vec());
+        let before = state.view.bindings.statics().clone();
         drop(self.publish(&mut state, Vec::new()));
-        Ok(vlan)
-    }
-
-    /// Removes the static entries of an address, in one VLAN or in all, until the configuration is read again. The address
-    /// itself is forgotten too. Returns how many there were.
-    pub fn remove_static(&self, mac: Mac, vlan: Option<u16>) -> Result<usize, FdbError> {
-        let mut state = self.lock();
-        let is_it =
-            |entry: &StaticAddress| entry.mac == mac && vlan.is_none_or(|vlan| vlan == entry.vlan);
-        let doomed: Vec<StaticAddress> = state
-            .view
-            .bindings
-            .statics()
+        let bindings = &state.view.bindings;
+        let is_gone = |one: &&StaticAddress| bindings.static_port(one.mac, one.vlan).is_none();
+        let gone: HashSet<(Mac, u16)> = before
             .iter()
-            .copied()
-            .filter(is_it)
+            .filter(is_gone)
+            .map(|one| (one.mac, one.vlan))
             .collect();
-        if doomed.is_empty() {
-            return Err(FdbError::NotStatic(mac));
+        if !gone.is_empty() {
+            let quota = |port| state.view.port(port).map(|p| &*p.quota);
+            let is_gone = |mac, vlan, _| gone.contains(&(mac, vlan));
+            self.fdb.remove_if(quota, is_gone);
         }
-        let is_kept = |entry: &StaticEntry| {
-            let has_vlan = |one: &StaticAddress| entry.vlan.is_none_or(|vlan| vlan == one.vlan);
-            entry.mac != mac || !doomed.iter().any(has_vlan)
-        };
-        let Statics { of_files, by_hand } = &mut state.statics;
-        of_files.retain(is_kept);
-        by_hand.retain(is_kept);
-        drop(self.publish(&mut state, Vec::new()));
-        let quota = |port| state.view.port(port).map(|p| &*p.quota);
-        self.fdb.remove_if(quota, |other, vlan, _| {
-            other == mac && doomed.iter().any(|one| one.vlan == vlan)
-        });
-        Ok(doomed.len())
+    }
+
+    /// Checks an entry against its port as it is now, and returns its VLAN.
+    pub fn check_static(&self, entry: &StaticEntry) -> Result<u16, FdbError> {
+        check(&self.lock(), entry)
+    }
+
+    /// Where static addresses are from, by address and VLAN: those of the control socket.
+    pub(super) fn statics_by_hand(&self) -> HashSet<(Mac, u16)> {
+        let state = self.lock();
+        let entries = state.statics.by_hand.iter();
+        entries
+            .filter_map(|one| Some((one.mac, one.vlan?)))
+            .collect()
     }
 
     /// Forgets learned addresses. Frames for them are flooded until they are learned again. Returns how many there were.

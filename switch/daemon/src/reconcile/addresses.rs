@@ -1,10 +1,12 @@
 //! Requests about the forwarding database.
 
-use crosspoint_config::parse_mac;
+use crosspoint_config::limits::STATICS_MAX;
+use crosspoint_config::{Config, StaticEntry, parse_mac, remove_statics, write_statics};
 use crosspoint_model::request::{ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove};
 use crosspoint_packet::Mac;
 
-use crate::dataplane::{Dataplane, FdbError, Flush, StaticEntry};
+use super::{Changing, Running};
+use crate::dataplane::{Dataplane, FdbError, Flush};
 
 impl From<FdbError> for ChangeError {
     fn from(error: FdbError) -> ChangeError {
@@ -46,22 +48,96 @@ pub(super) fn flush(dataplane: &Dataplane, flush: &FdbFlush) -> Result<FdbAnswer
     })
 }
 
-pub(super) fn add(dataplane: &Dataplane, add: &FdbAdd) -> Result<FdbAnswer, ChangeError> {
-    let vlan = dataplane.add_static(StaticEntry {
-        mac: station(&add.mac)?,
-        vlan: add.vlan,
-        port: add.port.clone(),
-    })?;
-    Ok(FdbAnswer {
-        vlan: Some(vlan),
-        ..FdbAnswer::default()
-    })
+impl Running {
+    /// Puts an address on a port; with `keep`, also writes it to its file.
+    pub(super) fn add_static(&self, add: &FdbAdd) -> Result<FdbAnswer, ChangeError> {
+        let mut changing = self.lock();
+        let asked = StaticEntry {
+            mac: station(&add.mac)?,
+            vlan: add.vlan,
+            port: add.port.clone(),
+        };
+        let vlan = self.dataplane.check_static(&asked)?;
+        let entry = StaticEntry {
+            vlan: Some(vlan),
+            ..asked
+        };
+        let config = &changing.config;
+        config
+            .check_static(&entry)
+            .map_err(|error| ChangeError::of_command(&error))?;
+        let is_same = |other: &StaticEntry| is_for(config, other, entry.mac, Some(vlan));
+        let is_in_files = |other: &StaticEntry| is_same(other) && other.port == entry.port;
+        let is_kept = config.fdb.iter().any(is_in_files);
+        let mut fdb = config.fdb.clone();
+        let mut by_hand = changing.fdb_by_hand.clone();
+        by_hand.retain(|other| !is_same(other));
+        if add.keep && !is_kept {
+            write_statics(self.main_file()?, config, std::slice::from_ref(&entry))?;
+            fdb.retain(|other| !is_same(other));
+            fdb.push(entry);
+        } else if !is_kept {
+            if by_hand.len() >= STATICS_MAX {
+                return Err(FdbError::TooMany.into());
+            }
+            by_hand.push(entry);
+        }
+        (changing.config.fdb, changing.fdb_by_hand) = (fdb, by_hand);
+        changing.set_statics(&self.dataplane);
+        Ok(FdbAnswer {
+            vlan: Some(vlan),
+            ..FdbAnswer::default()
+        })
+    }
+
+    /// Removes the static entries of an address, in one VLAN or in all; with `keep`, also from their file. Without it, an
+    /// entry of a file comes back when the file is read again.
+    pub(super) fn remove_static(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
+        let mut changing = self.lock();
+        let mac = mac(&remove.mac)?;
+        let config = &changing.config;
+        let is_meant = |entry: &StaticEntry| is_for(config, entry, mac, remove.vlan);
+        let (mut fdb, mut by_hand) = (config.fdb.clone(), changing.fdb_by_hand.clone());
+        let meant = fdb.iter().chain(&by_hand).filter(|entry| is_meant(entry));
+        let mut vlans: Vec<Option<u16>> = meant.map(|entry| config.vlan_of(entry)).collect();
+        vlans.sort_unstable();
+        vlans.dedup();
+        if vlans.is_empty() {
+            return Err(FdbError::NotStatic(mac).into());
+        }
+        if remove.keep {
+            remove_statics(self.main_file()?, config, mac, remove.vlan)?;
+        }
+        fdb.retain(|entry| !is_meant(entry));
+        by_hand.retain(|entry| !is_meant(entry));
+        (changing.config.fdb, changing.fdb_by_hand) = (fdb, by_hand);
+        changing.set_statics(&self.dataplane);
+        Ok(FdbAnswer {
+            removed: vlans.len(),
+            ..FdbAnswer::default()
+        })
+    }
 }
 
-pub(super) fn remove(dataplane: &Dataplane, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
-    let removed = dataplane.remove_static(mac(&remove.mac)?, remove.vlan)?;
-    Ok(FdbAnswer {
-        removed,
-        ..FdbAnswer::default()
-    })
+/// Whether the entry is for this address, in this VLAN or in any.
+fn is_for(config: &Config, entry: &StaticEntry, mac: Mac, vlan: Option<u16>) -> bool {
+    entry.mac == mac && (vlan.is_none() || config.vlan_of(entry) == vlan)
+}
+
+impl Changing {
+    /// Puts the static addresses of the files and of commands into use.
+    pub(super) fn set_statics(&self, dataplane: &Dataplane) {
+        dataplane.set_statics(&self.config.fdb, &self.fdb_by_hand);
+    }
+
+    /// Static addresses that are in the files now belong to them.
+    pub(super) fn note_statics_of_files(&mut self, wanted: &Config) {
+        let in_files = |entry: &StaticEntry| {
+            let is_it = |other: &&StaticEntry| {
+                other.port == entry.port && is_for(wanted, other, entry.mac, entry.vlan)
+            };
+            wanted.fdb.iter().find(is_it).is_some()
+        };
+        self.fdb_by_hand.retain(|entry| !in_files(entry));
+    }
 }

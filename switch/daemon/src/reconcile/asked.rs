@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crosspoint_config::plan::{How, Plan};
 use crosspoint_config::{
-    Config, ConfigError, Port, PortKind, port_file, remove_port_file, write_port_file,
+    Config, ConfigError, Port, PortKind, StaticEntry, port_file, remove_port_file, write_port_file,
 };
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
@@ -81,6 +81,8 @@ impl Source for Running {
         let unkept = self.differences().unkept.clone().into_iter();
         let not_in_files = unkept.filter(|(_, unkept)| *unkept == Unkept::NotInFiles);
         answer.not_in_files = not_in_files.map(|(name, _)| name).collect();
+        let fdb_by_hand = &self.lock().fdb_by_hand;
+        answer.fdb_not_in_files = fdb_by_hand.iter().map(StaticEntry::name).collect();
         Ok(answer)
     }
 
@@ -158,11 +160,11 @@ impl Source for Running {
     }
 
     fn fdb_add(&self, add: &FdbAdd) -> Result<FdbAnswer, ChangeError> {
-        addresses::add(&self.dataplane, add)
+        self.add_static(add)
     }
 
     fn fdb_remove(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
-        addresses::remove(&self.dataplane, remove)
+        self.remove_static(remove)
     }
 
     fn keep(&self) -> Result<KeepAnswer, ChangeError> {

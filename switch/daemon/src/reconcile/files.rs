@@ -1,10 +1,13 @@
 //! How the running switch differs from its files, and writing the difference to them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use crosspoint_config::plan::{self, KeyDiff, Plan};
-use crosspoint_config::{ConfigError, KeepError, Port, Problem, write_port_file};
+use crosspoint_config::{
+    ConfigError, KeepError, Port, Problem, StaticEntry, write_port_file, write_statics,
+};
 use crosspoint_model::plan::{KeepAnswer, KeptPort, NotKept, Unkept};
 use crosspoint_model::request::ChangeError;
 use miette::Diagnostic;
@@ -76,7 +79,16 @@ impl Running {
             let unkept = unkept.get(&port.name)?;
             Some(format!("Port {}: {}", port.name, unkept.remark()))
         };
-        changing.config.to_toml(note)
+        let mut text = changing.config.to_toml(note);
+        for entry in &changing.fdb_by_hand {
+            text.push_str(&format!(
+                "\n# Address {}: {}\n{}",
+                entry.name(),
+                Unkept::NotInFiles.remark(),
+                entry.to_toml()
+            ));
+        }
+        text
     }
 
     /// Writes all ports that are not kept to their files.
@@ -99,8 +111,44 @@ impl Running {
                 Err(why) => answer.not_kept.push(not_kept(&changing, &port, &why)),
             }
         }
+        keep_statics(main, &mut changing, &mut answer);
+        changing.set_statics(&self.dataplane);
         self.note_unkept(&changing);
         Ok(answer)
+    }
+}
+
+/// Writes the static addresses of commands to their file. After a failure the others are tried one by one.
+fn keep_statics(main: &Path, changing: &mut Changing, answer: &mut KeepAnswer) {
+    for entry in std::mem::take(&mut changing.fdb_by_hand) {
+        let name = entry.name();
+        match write_statics(main, &changing.config, std::slice::from_ref(&entry)) {
+            Ok(path) => {
+                tracing::info!("static address {name} written to {}", path.display());
+                answer.kept_fdb.push(KeptPort { name, path });
+                let vlan = entry.vlan;
+                let config = &changing.config;
+                let is_other =
+                    |old: &StaticEntry| old.mac != entry.mac || config.vlan_of(old) != vlan;
+                let mut fdb: Vec<StaticEntry> = config
+                    .fdb
+                    .iter()
+                    .filter(|old| is_other(old))
+                    .cloned()
+                    .collect();
+                fdb.push(entry);
+                changing.config.fdb = fdb;
+            }
+            Err(why) => {
+                answer.not_kept_fdb.push(NotKept {
+                    name,
+                    error: why.to_string(),
+                    help: why.help().map(|help| help.to_string()).unwrap_or_default(),
+                    table: entry.to_toml(),
+                });
+                changing.fdb_by_hand.push(entry);
+            }
+        }
     }
 }
 

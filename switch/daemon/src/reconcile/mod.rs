@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config::plan::{How, Plan, PortDiff};
 use crosspoint_config::watch::PortsWatch;
-use crosspoint_config::{Config, Loaded, Port};
+use crosspoint_config::{Config, Loaded, Port, StaticEntry};
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::Failure;
 use crosspoint_model::status::DaemonStatus;
@@ -77,6 +77,8 @@ struct Changing {
     loaded: Option<Loaded>,
     /// Ports that were added by the control socket and are in no file.
     by_hand: BTreeMap<String, Port>,
+    /// Static addresses of commands that are in no file, each with its VLAN. Those of the files are in `config`.
+    fdb_by_hand: Vec<StaticEntry>,
     /// The ports of the files, as they were last read or written.
     in_files: BTreeMap<String, Port>,
     /// When to read the folder again without a change in it, because something was wrong.
@@ -106,6 +108,7 @@ impl Running {
     ) -> Arc<Running> {
         let config = Config {
             ports: Vec::new(),
+            fdb: Vec::new(),
             ..config.clone()
         };
         let (path, loaded) = file.unzip();
@@ -125,6 +128,7 @@ impl Running {
                 config,
                 loaded,
                 by_hand: BTreeMap::new(),
+                fdb_by_hand: Vec::new(),
                 in_files: BTreeMap::new(),
                 again_at: None,
                 said: None,
@@ -157,6 +161,9 @@ impl Running {
     /// that fails.
     pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
         let mut changing = self.lock();
+        // First, so that no port learns another port's address.
+        changing.config.fdb.clone_from(&wanted.fdb);
+        changing.set_statics(&self.dataplane);
         for port in &wanted.ports {
             let attached = PortHandle::open(&self.dataplane, wanted, port)?;
             changing.ports.insert(port.name.clone(), attached);
@@ -257,6 +264,8 @@ impl Running {
                 tracing::warn!(port = %diff.name, "is open again with its former settings");
             }
         }
+        changing.config.fdb.clone_from(&wanted.fdb);
+        changing.set_statics(&self.dataplane);
         for setting in &plan.settings {
             let key = setting.diff.key;
             match settings::apply(self, changing, wanted, setting) {

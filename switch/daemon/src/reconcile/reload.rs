@@ -194,6 +194,7 @@ impl Running {
         let in_files = |name: &String| loaded.config.ports.iter().any(|port| port.name == *name);
         changing.by_hand.retain(|name, _| !in_files(name));
         changing.note_files(&loaded.config.ports);
+        changing.note_statics_of_files(&wanted);
         let plan = Plan::between(&changing.config, &wanted);
         let answer = self.warn_of(&plan);
         let failed = self.apply(changing, &wanted, &plan);

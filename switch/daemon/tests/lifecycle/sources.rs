@@ -2,7 +2,7 @@
 
 use crosspoint_guest::{Guest, GuestOptions};
 use crosspoint_model::client;
-use crosspoint_model::request::{FdbAnswer, Request};
+use crosspoint_model::request::Request;
 use crosspoint_model::rows::Fdb;
 use crosspoint_model::status::ShownState;
 use crosspoint_model::topic::Topic;
@@ -10,15 +10,15 @@ use crosspoint_model::topic::Topic;
 use super::reload::{Host, PLAIN};
 use super::{Load, Loss, PATIENCE};
 
-const ALL: [u8; 6] = [0xff; 6];
-const DISPUTED: [u8; 6] = [0x52, 0x54, 0, 9, 9, 1];
-const PEER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 2];
-const OTHER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 3];
+pub(super) const ALL: [u8; 6] = [0xff; 6];
+pub(super) const DISPUTED: [u8; 6] = [0x52, 0x54, 0, 9, 9, 1];
+pub(super) const PEER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 2];
+pub(super) const OTHER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 3];
 const BOUND: &str = "addresses = { mac = [\"52:54:00:09:09:01\"] }";
 
 /// Three guests of one VLAN, with all their buffers posted: the owner of the disputed address, another guest that sends
 /// with it, and an observer.
-fn guests(host: &Host) -> [Guest; 3] {
+pub(super) fn guests(host: &Host) -> [Guest; 3] {
     let names = ["owner", "thief", "peer"];
     names.iter().for_each(|name| host.write(name, ""));
     host.daemon.reload();
@@ -33,40 +33,40 @@ fn guests(host: &Host) -> [Guest; 3] {
     })
 }
 
-fn send(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) {
+pub(super) fn send(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) {
     let frame = [&dst[..], &src, &[0x88, 0xb5], &[0; 46]].concat();
     assert_eq!(guest.send(0, &[&frame]).expect("a ring"), 1);
 }
 
 /// Whether this guest receives a frame from `src` to `dst`.
-fn receives(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) -> bool {
+pub(super) fn receives(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) -> bool {
     let frames = guest.receive_at_least(0, 1, PATIENCE).expect("a ring");
     frames
         .iter()
         .any(|(_, bytes)| bytes[..6] == dst && bytes[6..12] == src)
 }
 
-fn is_silent(guest: &mut Guest) -> bool {
+pub(super) fn is_silent(guest: &mut Guest) -> bool {
     guest.receive(0).expect("a ring").is_empty()
 }
 
-fn refused(host: &Host, port: &str) -> u64 {
+pub(super) fn refused(host: &Host, port: &str) -> u64 {
     let port = host.port(port).expect("a port");
     let drops = port.queues[0].drops.get("source_not_allowed");
     drops.copied().unwrap_or(0)
 }
 
-fn wait_refused(host: &Host, port: &str, count: u64) {
+pub(super) fn wait_refused(host: &Host, port: &str, count: u64) {
     host.wait("they are dropped", |host| refused(host, port) == count);
 }
 
-fn fdb(host: &Host) -> Fdb {
+pub(super) fn fdb(host: &Host) -> Fdb {
     let socket = host.folder.path().join("control.sock");
     let answer = client::request(&socket, &Request::Show(Topic::Fdb)).expect("an answer");
     serde_json::from_value(answer).expect("a table")
 }
 
-fn place(host: &Host) -> Option<String> {
+pub(super) fn place(host: &Host) -> Option<String> {
     let mut known = fdb(host).addresses.into_iter();
     let entry = known.find(|entry| entry.mac == "52:54:00:09:09:01");
     entry.map(|entry| entry.port)
@@ -133,73 +133,4 @@ fn an_address_that_two_guests_use_stays_with_the_first() {
     let _ = owner.receive(0).expect("a ring");
     send(&mut peer, PEER, DISPUTED);
     assert!(receives(&mut owner, PEER, DISPUTED));
-}
-
-fn ask(host: &Host, request: &str) -> Result<FdbAnswer, String> {
-    let socket = host.folder.path().join("control.sock");
-    let request: Request = serde_json::from_str(request).expect("a request");
-    let answer = client::request(&socket, &request).map_err(|why| why.to_string())?;
-    Ok(serde_json::from_value(answer).expect("an answer about addresses"))
-}
-
-const ADD: &str = r#"{"fdb_add":{"mac":"52:54:00:09:09:01","port":"owner"}}"#;
-const REMOVE: &str = r#"{"fdb_remove":{"mac":"52:54:00:09:09:01"}}"#;
-
-#[test]
-fn a_static_address_stays_on_its_port_until_it_is_removed() {
-    let host = Host::start(2, "");
-    let [mut owner, mut thief, mut peer] = guests(&host);
-    send(&mut thief, DISPUTED, ALL);
-    assert!(receives(&mut peer, DISPUTED, ALL) && receives(&mut owner, DISPUTED, ALL));
-    assert_eq!(place(&host).as_deref(), Some("thief"));
-
-    assert_eq!(ask(&host, ADD).expect("it is added").vlan, Some(10));
-    assert_eq!(place(&host).as_deref(), Some("owner"));
-    send(&mut thief, DISPUTED, ALL);
-    wait_refused(&host, "thief", 1);
-    send(&mut peer, PEER, DISPUTED);
-    assert!(receives(&mut owner, PEER, DISPUTED));
-    // Its own port may use other addresses too.
-    send(&mut owner, OTHER, ALL);
-    assert!(receives(&mut peer, OTHER, ALL) && receives(&mut thief, OTHER, ALL));
-
-    let flushed = ask(&host, r#"{"fdb_flush":{}}"#).expect("all are flushed");
-    assert_eq!(flushed.removed, 2, "the static address stays");
-    let known = fdb(&host).addresses;
-    assert!(known.len() == 1 && known[0].is_static, "{known:?}");
-
-    assert_eq!(ask(&host, REMOVE).expect("it is removed").removed, 1);
-    assert_eq!(place(&host), None);
-    send(&mut thief, DISPUTED, ALL);
-    assert!(receives(&mut peer, DISPUTED, ALL));
-    assert_eq!(place(&host).as_deref(), Some("thief"));
-    assert!(
-        ask(&host, REMOVE).is_err(),
-        "a learned address is not static"
-    );
-}
-
-#[test]
-fn addresses_are_flushed_by_port_and_by_address() {
-    let host = Host::start(1, "");
-    let [mut owner, mut thief, mut peer] = guests(&host);
-    for (guest, src) in [
-        (&mut owner, DISPUTED),
-        (&mut thief, OTHER),
-        (&mut peer, PEER),
-    ] {
-        send(guest, src, ALL);
-    }
-    host.wait("all are known", |host| fdb(host).addresses.len() == 3);
-    let removed = |request: &str| ask(&host, request).map(|answer| answer.removed);
-    assert_eq!(removed(r#"{"fdb_flush":{"port":"owner","vlan":7}}"#), Ok(0));
-    assert_eq!(removed(r#"{"fdb_flush":{"port":"owner"}}"#), Ok(1));
-    assert_eq!(
-        removed(r#"{"fdb_flush":{"mac":"52:54:00:09:09:02"}}"#),
-        Ok(1)
-    );
-    let known = fdb(&host).addresses;
-    assert!(known.len() == 1 && known[0].port == "thief", "{known:?}");
-    assert!(removed(r#"{"fdb_flush":{"port":"nobody"}}"#).is_err());
-    assert!(removed(r#"{"fdb_flush":{"mac":"web-1"}}"#).is_err());
 }

@@ -348,6 +348,7 @@ fn address(mac: &str, vlan: u16, port: &str, age_s: u64) -> FdbEntry {
         port: port.into(),
         age_s,
         is_static: false,
+        origin: None,
     }
 }
 
