@@ -2,6 +2,7 @@
 # scrape.sh BINARY DIR [WRAPPER...]: runs the daemon for a second, in a temporary network namespace, with a working uplink (a
 # veth), an uplink whose interface is missing, and a guest port. Writes DIR/metrics.txt, DIR/ports.json, DIR/sockets (mode,
 # user and group) and DIR/log. WRAPPER is put before the daemon's command line, as in "setpriv --reuid 1000".
+# CROSSPOINT_SCRAPE_MORE is added at the end of the configuration: keys of the guest port, and tables.
 # CROSSPOINT_SCRAPE_THEN is a command to run meanwhile, with DIR and the address of the metrics as arguments. The daemon must
 # end with 0 on SIGTERM.
 set -euo pipefail
@@ -39,6 +40,7 @@ name = "web-1"
 type = "vhost"
 socket = "$DIR/guests/web-1.sock"
 slo = { completion_p50 = "10us", completion_p99 = "1ms" }
+${CROSSPOINT_SCRAPE_MORE:-}
 TOML
 chmod 644 "$DIR/check.toml"
 

@@ -30,8 +30,12 @@ def share(state, labels, by):
     return f"{some} / {rate('crosspoint_worker_cycles_total', labels, by)}"
 
 
+def drops_of(labels, reasons, by):
+    return rate("crosspoint_drops_total", f'{labels}, reason=~"{reasons}"', by)
+
+
 def drops(reasons):
-    return rate("crosspoint_drops_total", f'{PORT}, reason=~"{reasons}"', "port, reason") + " > 0"
+    return drops_of(PORT, reasons, "port, reason") + " > 0"
 
 
 def panel(kind, title, unit, *targets, about="", **more):
@@ -132,13 +136,21 @@ def dashboard(uid, title, variables, panels):
 
 OVERVIEW = [
     stat("Ports up", "none", f"sum(crosspoint_port_up{{{HOST}}})"),
-    stat("Ports not up", "none", f"sum(1 - crosspoint_port_up{{{HOST}}})", "Guests that are switched off are among them."),
+    stat("Ports not up", "none", f'sum(1 - crosspoint_port_up{{{HOST}}}) - sum(crosspoint_port_state{{{HOST}, state="disabled"}})',
+         "Guests that are switched off are among them, disabled ports are not."),
     stat("Quarantined", "none", f'sum(crosspoint_port_state{{{HOST}, state="quarantined"}})', "Guests that broke the rules of their rings.", 1),
     stat("Forwarding database", "percentunit", f"max(crosspoint_fdb_entries{{{HOST}}} / crosspoint_fdb_capacity{{{HOST}}})", "The fullest.", 0.9),
     stat("Objectives missed", "none", f"count(crosspoint_slo_met{{{HOST}}} == 0) or vector(0)", "Of ports that have a slo, in the last minute.", 1),
     stat("Configurations not applied", "none", f"count(crosspoint_config_last_reload_successful{{{HOST}}} == 0) or vector(0)", "Hosts that continue with their former configuration.", 1),
     stat("Problems of configurations", "none", f"sum(crosspoint_config_problems{{{HOST}}})", "Mistakes, and changes that wait for a restart.", 1),
     stat("Youngest start", "dateTimeFromNow", f"1000 * max(process_start_time_seconds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}})", "The last start of any daemon."),
+    stat("Ports disabled", "none", f'sum(crosspoint_port_state{{{HOST}, state="disabled"}})', "By the operator: crosspoint port enable NAME."),
+    stat("Ports held back by their rate", "none", f"count({rate('crosspoint_queue_rate_limited_total', HOST, 'instance, port')} > 0) or vector(0)",
+         "Their guests send as much as limit.out allows."),
+    stat("Ports with more than their rate", "none", f"count({drops_of(HOST, 'rate_exceeded', 'instance, port')} > 0) or vector(0)",
+         "Others send them more than limit.in allows; the rest is dropped."),
+    stat("Guests that act as servers", "none", f"count({drops_of(HOST, 'server_not_allowed', 'instance, port')} > 0) or vector(0)",
+         "They send DHCP replies or router advertisements, which their ports may not.", 1),
     graph("Frames", "pps", (rate("crosspoint_queue_packets_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
     graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
     graph("Drops by reason", "pps", (rate("crosspoint_drops_total", HOST, "instance, reason") + " > 0", "{{instance}} {{reason}}")),
@@ -189,6 +201,9 @@ HOSTS = [
     worst("Moves that were damped", "ops", DAMPED, "The address had moved too often."),
     worst("Flood copies", "pps", FLOODED, "Copies of broadcasts, multicast frames and frames to unknown addresses."),
     worst("Drops by flood limits", "pps", LIMITED, "A port floods beyond its storm limits."),
+    worst("Frames beyond their receivers' rates", "pps", drops_of(HOST, "rate_exceeded", "instance, port"), "Dropped, since the port's limit.in is reached.", "{{instance}} {{port}}"),
+    worst("Frames that ports may not send", "pps", drops_of(HOST, "server_not_allowed|isolated|source_not_allowed", "instance, port, reason"),
+          "DHCP replies and router advertisements of guests, frames from an isolated port to another guest, foreign source addresses.", "{{instance}} {{port}} {{reason}}"),
     worst("Completion, p99", "s", quantile(0.99, HOST, "instance"), COMPLETION),
     worst("Log lines lost", "ops", rate("crosspoint_log_lines_lost_total", HOST, "instance"), "The reader of the log is too slow."),
 ]
@@ -200,6 +215,14 @@ PORTS = [
     graph("Frames", "pps", (rate("crosspoint_queue_packets_total", PORT, "port, queue, direction"), PER_QUEUE + " {{direction}}")),
     graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", PORT, "port, queue, direction"), PER_QUEUE + " {{direction}}")),
     graph("Drops by reason", "pps", (rate("crosspoint_drops_total", PORT, "port, reason") + " > 0", "{{port}} {{reason}}")),
+    graph("Held back by the port's rate", "ops", (rate("crosspoint_queue_rate_limited_total", PORT, "port, queue") + " > 0", PER_QUEUE),
+          about="Poll iterations in which the queue was not read, because the guest has sent what limit.out allows. Its frames wait in its ring; none is lost."),
+    graph("Beyond the port's rate", "pps",
+          (rate("crosspoint_queue_ecn_marked_total", PORT, "port") + " > 0", "{{port}} marked"), (drops_of(PORT, "rate_exceeded", "port") + " > 0", "{{port}} dropped"),
+          about="Frames for the port beyond limit.in. Those of senders that understand ECN are marked before any is dropped."),
+    graph("Frames that the port may not send", "pps", (drops("server_not_allowed|isolated|source_not_allowed"), "{{port}} {{reason}}"),
+          about="server_not_allowed: DHCP replies, router advertisements. isolated: to another guest. source_not_allowed: from a foreign address."),
+    graph("Disabled by the operator", "none", (f'sum by (port) (crosspoint_port_state{{{PORT}, state="disabled"}}) > 0', "{{port}}"), about="1 while disabled. Frames for the port are dropped as port_disabled."),
     graph("Frames from here: delivered and dropped copies", "pps",
           (rate("crosspoint_queue_delivered_copies_total", PORT, "port"), "{{port}} delivered"), (rate("crosspoint_queue_dropped_copies_total", PORT, "port"), "{{port}} dropped"),
           about="At any port. Delivered plus dropped copies are the frames received plus the copies in the next graph."),
@@ -269,7 +292,11 @@ DROPS = [
     graph("NICs and workers that are too slow", "pps", (drops("nic_ring_full|handover_full"), "{{port}} {{reason}}"), about="More queues, more workers."),
     graph("Settings that do not match", "pps",
           (drops("vlan_not_carried|untagged_on_trunk|mtu_exceeded|nic_frame_small|guest_buffer_small|oversize|bad_offload|segment_size_unknown"), "{{port}} {{reason}}"), about="VLANs and MTUs."),
-    graph("Ports that are down or quarantined", "pps", (drops("port_down|guest_quarantined"), "{{port}} {{reason}}")),
+    graph("Ports that are down, disabled or quarantined", "pps", (drops("port_down|port_disabled|guest_quarantined"), "{{port}} {{reason}}")),
+    graph("Rates and shares", "pps", (drops("rate_exceeded|over_share|burst_budget|guest_buffers_costly"), "{{port}} {{reason}}"),
+          about="rate_exceeded: the port's limit. over_share: the worker is busy, and others have less than their share."),
+    graph("Rules that keep guests apart", "pps", (drops("server_not_allowed|isolated|source_not_allowed"), "{{port}} {{reason}}"), about="Counted at the sender's port."),
+    graph("Floods and loops", "pps", (drops("storm_.*|loop_blocked|loop_probe"), "{{port}} {{reason}}"), about="The port's storm limits, and loop_protect."),
     graph("Ordinary, and odd frames", "pps", (drops("link_local|hairpin|no_destination|runt|bad_source"), "{{port}} {{reason}}"), about="bad_source and runt: a sender is broken."),
     graph("Descriptors that the kernel refused", "pps",
           (rate("crosspoint_xdp_rx_invalid_descriptors_total", PORT, "port, queue") + " > 0", PER_QUEUE + " fill"),
