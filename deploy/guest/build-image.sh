@@ -6,6 +6,7 @@
 #   DIR/vmlinuz, DIR/initrd.gz       the distribution's kernel and a RAM disk, for qemu.sh
 #   DIR/vmlinuz.xsk, DIR/xinitrd.gz  a kernel whose virtio_net has AF_XDP zero-copy, and a RAM disk, for qemu-switch.sh; absent where there is none
 #   DIR/linux.uml, DIR/uinitrd.gz    User-Mode Linux and its RAM disk, for uml.sh; absent where the distribution has no such package
+#   DIR/xstate.so                    what uml.sh needs in addition on a processor with AMX; absent where there is no C compiler
 #   DIR/bin                          the guest's static busybox and links to it, for peer-service.sh
 #
 # DIR defaults to $CROSSPOINT_GUEST_IMAGE or /var/cache/crosspoint/guest. A second call returns at once when nothing changed here.
@@ -25,7 +26,7 @@ LAB_MODULES=(veth 8021q bonding macvlan bridge vxlan geneve ip_gre ip6_gre ipip 
 XSK_KERNEL_MIN=6.13
 
 # recipe_hash: changes when anything that shapes the image changes.
-recipe_hash() { cat "$HERE/build-image.sh" "$HERE/init" "$HERE/net-job.sh" | sha256sum | cut -d' ' -f1; }
+recipe_hash() { cat "$HERE/build-image.sh" "$HERE/init" "$HERE/net-job.sh" "$HERE/xstate.c" | sha256sum | cut -d' ' -f1; }
 
 up_to_date() {
   [ "$(cat "$DIR/stamp" 2>/dev/null)" = "$(recipe_hash)" ] && [ -e "$DIR/vmlinuz" ] && [ -e "$DIR/initrd.gz" ] && [ -e "$DIR/bin/busybox" ]
@@ -249,6 +250,7 @@ build() {
     make_root "$work/uroot" "$(modules_dir uml)" "${PROGRAMS[@]}"
     pack "$work/uroot" "$DIR/uinitrd.gz"
     install -m 755 "$(find_first "$DIR/src/uml" -type f -name linux.uml)" "$DIR/linux.uml"
+    if command -v cc > /dev/null; then cc -O2 -Wall -shared -fPIC -o "$DIR/xstate.so" "$HERE/xstate.c" -ldl; fi
   fi
   rm -rf "$work"
   recipe_hash > "$DIR/stamp"

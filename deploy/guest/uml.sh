@@ -37,6 +37,11 @@ rm -rf "$STATE"
 mkdir -m 700 "$STATE"
 command=("$UML" "mem=${OPT_MEM}M" "uml_dir=$STATE" "umid=guest" "initrd=$INITRD" "virtio_uml.device=$OPT_SOCKET:1"
   con=null "con0=fd:0,fd:1" ssl=null noreboot panic=-1 quiet "${words[@]}")
+# With AMX the extended state is longer than this kernel's buffer for it; see xstate.c.
+if grep -qw amx_tile /proc/cpuinfo; then
+  [ -e "$OPT_IMAGE/xstate.so" ] || die "User-Mode Linux needs $OPT_IMAGE/xstate.so on a processor with AMX: install a C compiler, and run deploy/guest/build-image.sh --force $OPT_IMAGE"
+  command=(env "LD_PRELOAD=$OPT_IMAGE/xstate.so" "${command[@]}")
+fi
 [ -z "$OPT_CPUS" ] || command=(taskset -c "$OPT_CPUS" "${command[@]}")
 
 if [ -n "$OPT_DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; rm -rf "$STATE"; exit 0; fi

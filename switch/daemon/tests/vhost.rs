@@ -10,6 +10,8 @@ mod dhcp;
 mod large;
 #[path = "vhost/leaving.rs"]
 mod leaving;
+#[path = "vhost/link.rs"]
+mod link;
 #[path = "vhost/messages.rs"]
 mod messages;
 #[path = "vhost/offloads.rs"]

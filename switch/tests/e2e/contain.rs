@@ -1,11 +1,13 @@
-//! An operator takes a guest off the network, and lets it in again.
+//! Guests that are contained: taken off the network and let in again, isolated from each other, and no servers.
 
 use std::time::Duration;
 
 use crosspoint_guest::{Guest, GuestOptions};
 use rustix::process::Signal;
 
-use crate::harness::{Lab, Switch, frame, guest, mac, ping_pong, s, wait_until};
+use crate::harness::{
+    Host, Lab, LinuxGuest, Switch, frame, guest, mac, ping_pong, s, wait_until, xdp,
+};
 
 #[test]
 fn a_guest_is_taken_off_the_network_and_let_in_again_with_its_front_end_connected() {
@@ -59,4 +61,146 @@ fn a_guest_is_taken_off_the_network_and_let_in_again_with_its_front_end_connecte
         .unwrap_or_default();
     assert_eq!(of_g1["connections"], 1, "{of_g1}");
     switch.stop(Signal::TERM);
+}
+
+/// Real Linux guests: the second one is the rogue.
+const ADDRESSES: [&str; 2] = ["10.9.0.11", "10.9.0.12"];
+const MACS: [&str; 2] = ["52:54:00:09:00:01", "52:54:00:09:00:02"];
+/// A network that only the rogue's router advertisement knows.
+const ROGUE_NETWORK: [u8; 8] = [0x20, 0x01, 0x0d, 0xb8, 0, 9, 0, 9];
+
+fn uml(lab: &Lab, index: usize) -> LinuxGuest {
+    let (address, mac) = (ADDRESSES[index], MACS[index]);
+    let options = format!("--job orders --mem 128 --ip {address}/24 --mac {mac}");
+    LinuxGuest::uml(lab, &format!("g{index}"), &options)
+}
+
+/// Whether all of three pings are answered.
+fn pings(guest: &mut LinuxGuest, address: &str) -> bool {
+    let text = guest.run(&format!("ping -c 3 -i 0.05 -w 2 {address}"));
+    assert!(text.contains("packets transmitted"), "{text}");
+    text.contains(" 0% packet loss")
+}
+
+fn set(switch: &Switch<'_>, port: &str, what: &str) {
+    let (status, text) = switch.ask(&["port", "set", port, what]);
+    assert!(status.success(), "{text}");
+}
+
+fn drops(switch: &Switch<'_>, reason: &str) -> u64 {
+    let labels = [("reason", reason)];
+    switch.metrics().sum("crosspoint_drops_total", &labels)
+}
+
+#[test]
+fn isolated_uml_guests_reach_the_uplink_only_and_a_disabled_one_sees_no_carrier() {
+    let lab = Lab::new(s(120));
+    let host = Host::new(&lab, "a", 1);
+    let isolated = |name| guest(&lab, name) + "isolated = true\n";
+    let ports = [isolated("g0"), isolated("g1"), xdp("a", &host)];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = [0, 1].map(|index| uml(&lab, index));
+    guests.iter_mut().for_each(LinuxGuest::wait_ready);
+    let [a, b] = &mut guests;
+    assert!(pings(a, &host.address) && pings(b, &host.address));
+    // With the other's address known, requests are unicast; the answer to ARP is refused as well.
+    a.run(&format!("arp -s {} {}", ADDRESSES[1], MACS[1]));
+    let before = drops(&switch, "isolated");
+    assert!(!pings(a, ADDRESSES[1]) && !pings(b, ADDRESSES[0]));
+    assert!(drops(&switch, "isolated") >= before + 3);
+    set(&switch, "g0", "isolated=false");
+    set(&switch, "g1", "isolated=false");
+    assert!(pings(a, ADDRESSES[1]) && pings(b, ADDRESSES[0]));
+
+    let carrier = |guest: &mut LinuxGuest| guest.run("cat /sys/class/net/eth0/carrier");
+    let mut becomes = |command: &str, expected: &str| {
+        let (status, text) = switch.ask(&["port", command, "g0"]);
+        assert!(status.success(), "{text}");
+        let is_so = || (carrier(a).trim() == expected).then_some(());
+        wait_until("the carrier", s(10), is_so);
+    };
+    becomes("disable", "0");
+    becomes("enable", "1");
+    assert!(pings(a, &host.address), "its link works again");
+    assert_eq!(carrier(b).trim(), "1", "the other's has never been down");
+    switch.ledger();
+}
+
+#[test]
+fn a_rogue_uml_guest_serves_neither_addresses_nor_routes_unless_its_port_may() {
+    let lab = Lab::new(s(120));
+    let host = Host::new(&lab, "a", 1);
+    let ports = [guest(&lab, "g0"), guest(&lab, "g1"), xdp("a", &host)];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = [0, 1].map(|index| uml(&lab, index));
+    guests.iter_mut().for_each(LinuxGuest::wait_ready);
+    let [victim, rogue] = &mut guests;
+    rogue.run(
+        "printf 'start 10.9.0.100\\nend 10.9.0.110\\ninterface eth0\\nlease_file /tmp/leases\\npidfile /tmp/pid\\n' > /tmp/conf; \
+         touch /tmp/leases; udhcpd -f -a 50 /tmp/conf > /dev/null 2>&1 & true",
+    );
+    let escape = |byte: &u8| format!("\\x{byte:02x}");
+    let escaped: String = router_advertisement().iter().map(escape).collect();
+    let advertise = format!("printf '{escaped}' | socat -u - INTERFACE:eth0");
+    host.must_run("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6");
+    let addresses = || host.ip("-6 -o addr show dev eth0");
+    // The switch knows where everyone is.
+    assert!(pings(victim, ADDRESSES[1]) && pings(rogue, &host.address));
+
+    let refused = || drops(&switch, "server_not_allowed");
+    let leases = |victim: &mut LinuxGuest, tries: u32| {
+        let line = format!("udhcpc -i eth0 -n -q -f -t {tries} -T 1 -s /bin/true 2>&1");
+        let at_host = format!("{} {line}; true", busybox());
+        let texts = [victim.run(&line), host.must_run(&at_host)];
+        texts.map(|text| text.contains("lease of 10.9.0.1"))
+    };
+    assert_eq!(leases(victim, 2), [false; 2]);
+    assert!(refused() >= 2, "{}", refused());
+    let before = refused();
+    rogue.run(&advertise);
+    let is_refused = || (refused() > before).then_some(());
+    wait_until("its advertisement is dropped", s(5), is_refused);
+    assert!(!addresses().contains("2001:db8:9:9:"), "{}", addresses());
+
+    set(&switch, "g1", "dhcp_server=true");
+    assert_eq!(leases(victim, 5), [true; 2]);
+    rogue.run(&advertise);
+    let is_believed = || addresses().contains("2001:db8:9:9:").then_some(());
+    wait_until("a host believes the router", s(5), is_believed);
+    switch.ledger();
+}
+
+/// The image's own: not every host has one.
+fn busybox() -> String {
+    let image = std::env::var("CROSSPOINT_GUEST_IMAGE");
+    let image = image.unwrap_or_else(|_| "/var/cache/crosspoint/guest".to_owned());
+    format!("{image}/bin/busybox")
+}
+
+/// A router advertisement of the rogue for [`ROGUE_NETWORK`], from which hosts make themselves an address (RFC 4861, 4.2).
+fn router_advertisement() -> Vec<u8> {
+    let all_nodes = [&[0xff, 2][..], &[0; 13], &[1]].concat();
+    let router = [&[0xfe, 0x80][..], &[0; 13], &[1]].concat();
+    let prefix = [
+        &[3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0][..],
+        &ROGUE_NETWORK,
+        &[0; 8],
+    ]
+    .concat();
+    let mut body = [
+        &[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
+        &prefix,
+    ]
+    .concat();
+    let len = body.len() as u8;
+    let pseudo = [&router[..], &all_nodes, &[0, 0, 0, len, 0, 0, 0, 58], &body].concat();
+    let words = pseudo
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = words.sum::<u32>();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    let ethernet = [0x33, 0x33, 0, 0, 0, 1, 0x52, 0x54, 0, 9, 0, 2, 0x86, 0xdd];
+    let header = [0x60, 0, 0, 0, 0, len, 58, 255];
+    [&ethernet[..], &header, &router, &all_nodes, &body].concat()
 }

@@ -132,6 +132,7 @@ impl Dataplane {
             return;
         };
         port.view.egress = Egress::Disabled;
+        port.calls.set_link(true);
         let placed = std::mem::take(&mut port.streams);
         for (queue, placed) in &placed {
             balance.note_left(&port.view.counters, *queue, placed);
@@ -159,6 +160,7 @@ impl Dataplane {
             return;
         };
         port.view.egress = port.egress.clone();
+        port.calls.set_link(false);
         for parked in std::mem::take(&mut port.parked).into_values() {
             let worker = parked.placed.worker;
             self.serve(port, parked, &mut updates[worker]);

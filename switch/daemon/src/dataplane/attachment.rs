@@ -4,6 +4,8 @@
 //! the port goes. When it resumes, it must change nothing, since another port may have its number by then. So each
 //! change is made under the port table's lock, and only while its attachment is valid.
 
+mod link;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crosspoint_model::status::DeviceStatus;
 use crosspoint_packet::Mac;
 use crosspoint_vring::CallBudget;
 use crosspoint_vring::calls::{CALL_TIME_MAX, Spent};
+use link::Link;
 
 use super::caller::Caller;
 use super::{Dataplane, Port, PortChange, PortState};
@@ -28,6 +31,7 @@ pub(crate) struct Attachment {
     number: u16,
     is_over: AtomicBool,
     pub(crate) caller: Arc<Caller>,
+    pub(crate) link: Link,
 }
 
 impl Attachment {
@@ -58,6 +62,13 @@ impl Calls {
             spent: Spent::default(),
             is_said: false,
             attachment: None,
+        }
+    }
+
+    /// Tells the attached thread, if there is one, whether the guest's link is down.
+    pub(super) fn set_link(&self, is_down: bool) {
+        if let Some(attachment) = &self.attachment {
+            attachment.link.set(is_down);
         }
     }
 
@@ -109,6 +120,7 @@ impl Dataplane {
             number,
             is_over: AtomicBool::new(false),
             caller: Caller::new(&port.options.name, budget, vrings)?,
+            link: Link::new(port.options.disabled)?,
         });
         let before = port.calls.attachment.replace(attachment.clone());
         if let Some(before) = &before {

@@ -152,7 +152,7 @@ fn attack(targets: usize, descriptors: Option<u64>, body: impl FnOnce(&Switch)) 
 /// again.
 #[test]
 fn descriptors_are_exhausted() {
-    attack(8, Some(64), |switch| {
+    attack(8, Some(72), |switch| {
         let options = || GuestOptions {
             timeout: Duration::from_millis(300),
             ..GuestOptions::default()

@@ -5,6 +5,7 @@
 
 mod describe;
 mod direct;
+mod link;
 mod memory;
 mod messages;
 mod quarantine;
@@ -31,7 +32,7 @@ pub(super) use memory::MAX_MEMORY_SLOTS;
 pub(crate) use messages::offered;
 use quarantine::Pause;
 pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
-use vhost::vhost_user::{Backend, Error, Result};
+use vhost::vhost_user::{Error, Result};
 
 use crate::dataplane::caller::END_TIME_MAX;
 use crate::dataplane::{Attachment, Dataplane, NewStream, PortChange, PortState, numa};
@@ -82,8 +83,8 @@ pub(super) struct Device {
     offered: u64,
     features: Features,
     pub(super) protocol_features: u64,
-    /// The channel for our requests to the front end: unused, but kept open, since the front end would notice its end.
-    pub(super) channel: Option<Backend>,
+    /// The channel for our requests to the front end.
+    channel: Option<OwnedFd>,
     memory: Option<Arc<MemoryCell>>,
     /// The dirty log, in which writes are marked once the front end acknowledges LOG_ALL.
     log: Option<Arc<DirtyLog>>,
@@ -327,9 +328,8 @@ impl Device {
         self.direct = DirectQueue::default();
         self.log = None;
         self.inflight = None;
-        if let Some(channel) = self.channel.take() {
-            self.attachment.caller.retire_any(Box::new(channel));
-        }
+        let channel = self.channel.take();
+        self.retire(channel);
         self.end_calls();
         self.dataplane.forget_attached(&self.attachment);
         self.describe();
@@ -338,6 +338,7 @@ impl Device {
     /// A front end has connected: the previous one's state is dropped.
     pub(super) fn connect(&mut self) {
         self.notes.connections += 1;
+        self.attachment.link.note_seen();
         let state = Some((PortState::Connected, self.setting_up()));
         self.change(PortChange {
             state,

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crosspoint_memory::RegionSpec;
 use crosspoint_vring::RingAddresses;
 use vhost::vhost_user::message::*;
-use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandler};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
 
 use super::device::{Device, MAX_MEMORY_SLOTS, refusal};
 
@@ -16,7 +16,7 @@ pub(super) struct Handler(pub(super) Mutex<Device>);
 
 /// The protocol features that are offered. The crate implements REPLY_ACK.
 fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
-    // User-Mode Linux sets up its interrupt only if it has BACKEND_REQ's channel. The switch sends nothing on it.
+    // User-Mode Linux sets up its interrupt only if it has BACKEND_REQ's channel.
     let always = VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::BACKEND_REQ
@@ -159,13 +159,6 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn set_config(&self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
         unsupported("the configuration space is read-only")
-    }
-
-    fn set_backend_req_fd(&self, channel: Backend) {
-        let mut device = self.device();
-        if let Some(before) = device.channel.replace(channel) {
-            device.attachment.caller.retire_any(Box::new(before));
-        }
     }
 
     fn set_gpu_socket(&self, _gpu: GpuBackend) -> Result<()> {

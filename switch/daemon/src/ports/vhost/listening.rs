@@ -84,13 +84,13 @@ impl Listening {
         Ok((listening, file))
     }
 
-    /// Waits like [`Shared::wait`] for a message of the current front end and, if `others` is set, for another front
+    /// Waits like [`Shared::wait`] for what happens to the current front end and, if `others` is set, for another front
     /// end to connect; checks the socket meanwhile. Calls `noted` when a problem of the socket appears, changes or
     /// ends.
     pub(super) fn wait(
         &mut self,
         shared: &Shared,
-        (connection, others): (Option<&UnixStream>, bool),
+        (current, others): (Option<Current<'_>>, bool),
         time: Option<Duration>,
         noted: &mut dyn FnMut(Option<&str>),
     ) -> Option<Ready> {
@@ -101,7 +101,8 @@ impl Listening {
             }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let all = [
-                connection.map(|connection| (Ready::Message, connection.as_fd())),
+                current.map(|(connection, _)| (Ready::Message, connection.as_fd())),
+                current.map(|(_, link)| (Ready::Link, link)),
                 others.then(|| (Ready::Another, self.listener.as_fd())),
             ];
             let (kinds, fds): (Vec<Ready>, Vec<BorrowedFd<'_>>) = all.into_iter().flatten().unzip();
@@ -185,11 +186,16 @@ impl Listening {
     }
 }
 
+/// The connection of the current front end, and what is readable when the link of its guest has changed.
+pub(super) type Current<'a> = (&'a UnixStream, BorrowedFd<'a>);
+
 /// What became ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ready {
     /// The current front end has sent a message or disconnected.
     Message,
+    /// The link of its guest has gone down or up.
+    Link,
     /// Another front end wants to connect.
     Another,
 }

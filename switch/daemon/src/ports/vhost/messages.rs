@@ -23,6 +23,7 @@ pub(super) fn is_ours(header: Header) -> bool {
             | wire::SET_STATUS
             | wire::GET_STATUS
             | wire::SET_LOG_FD
+            | wire::SET_BACKEND_REQ_FD
     )
 }
 
@@ -76,6 +77,10 @@ fn obey(
         // An eventfd to signal each mark in the log: it is not needed, and is closed.
         wire::SET_LOG_FD => {
             device.retire(fds);
+            Ok(())
+        }
+        wire::SET_BACKEND_REQ_FD => {
+            device.set_channel(fds)?;
             Ok(())
         }
         wire::NET_SET_MTU => plain(device.set_mtu(wire::word(payload)?)),

@@ -24,7 +24,7 @@ use device::Device;
 pub(crate) use device::offered;
 pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
 use handler::Handler;
-use listening::{Listening, Ready};
+use listening::{Current, Listening, Ready};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -383,27 +383,27 @@ fn note_exhaustion(name: &str, why: &io::Error, exhausted: &mut bool) {
     }
 }
 
-/// Waits for the next message. `false` when there will be none: the port stops, or this front end has sent nothing for
-/// [`SILENCE_MAX`] and another one waits.
+/// Waits for the next message, or a change of the guest's link. `None` when there will be no message: the port stops, or
+/// this front end has sent nothing for [`SILENCE_MAX`] and another one waits.
 fn wait_message(
     shared: &Shared,
-    connection: &UnixStream,
+    current: Current<'_>,
     endpoint: &mut Endpoint,
     handler: &Handler,
     has_spoken: bool,
-) -> bool {
+) -> Option<Ready> {
     let Endpoint::Server(listening) = endpoint else {
-        return shared.wait(&[connection.as_fd()], None).is_some();
+        let (connection, link) = current;
+        let ready = shared.wait(&[connection.as_fd(), link], None)?;
+        return [Ready::Message, Ready::Link].get(ready).copied();
     };
     let mut note = |problem: Option<&str>| handler.device().note_socket(problem);
-    let mut wait = |others, time| {
-        let ready = listening.wait(shared, (Some(connection), others), time, &mut note);
-        ready == Some(Ready::Message)
+    let mut wait = |others, time| listening.wait(shared, (Some(current), others), time, &mut note);
+    let ready = match has_spoken {
+        true => wait(false, None),
+        false => wait(false, Some(SILENCE_MAX)).or_else(|| wait(true, None)),
     };
-    if has_spoken {
-        return wait(false, None);
-    }
-    wait(false, Some(SILENCE_MAX)) || wait(true, None)
+    ready.filter(|ready| *ready != Ready::Another)
 }
 
 /// Runs a front end's session, from its first message until its state is gone.
@@ -472,16 +472,21 @@ fn converse(
     let clone = |c: &UnixStream| c.try_clone().map_err(|e| e.to_string());
     *shared.connection() = Some(clone(&connection)?);
     let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
+    let attachment = handler.device().attachment.clone();
+    let current = (&connection, attachment.link.changed());
     let mut has_spoken = false;
     while !shared.stopping() {
-        if is_let_in(shared, &connection, handler) {
+        if is_let_in(shared, current, handler) {
             continue;
         }
-        if !wait_message(shared, &connection, endpoint, handler, has_spoken) {
-            return match shared.stopping() {
-                true => Ok(()),
-                false => Err("it sent no request, and another front end waited".to_owned()),
-            };
+        match wait_message(shared, current, endpoint, handler, has_spoken) {
+            Some(Ready::Link) => {
+                handler.device().tell_link();
+                continue;
+            }
+            Some(_) => {}
+            None if shared.stopping() => return Ok(()),
+            None => return Err("it sent no request, and another front end waited".to_owned()),
         }
         let Some(header) = wire::peek(&connection).map_err(|e| e.to_string())? else {
             return Ok(());
@@ -508,12 +513,13 @@ fn converse(
 }
 
 /// Waits while a device that was reset is in quarantine. Returns `true` when the pause is over and the device has been
-/// readmitted. A message that arrives meanwhile is handled first.
-fn is_let_in(shared: &Shared, connection: &UnixStream, handler: &Arc<Handler>) -> bool {
+/// readmitted. A message that arrives meanwhile is handled first, and so is a change of the link.
+fn is_let_in(shared: &Shared, (connection, link): Current<'_>, handler: &Arc<Handler>) -> bool {
     let Some(left) = handler.device().quarantine_left() else {
         return false;
     };
-    if shared.wait(&[connection.as_fd()], Some(left)).is_some() {
+    let fds = [connection.as_fd(), link];
+    if shared.wait(&fds, Some(left)).is_some() {
         return false;
     }
     let mut device = handler.device();

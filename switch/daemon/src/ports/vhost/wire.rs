@@ -5,6 +5,7 @@
 //! - SET_VRING_ENABLE: QEMU sends it before SET_FEATURES.
 //! - SEND_RARP, NET_SET_MTU, SET_STATUS and GET_STATUS: the crate does not know them.
 //! - SET_LOG_FD: the crate ends the session.
+//! - SET_BACKEND_REQ_FD: the crate cannot send CONFIG_CHANGE_MSG on the channel.
 //! - GET_QUEUE_NUM, GET_CONFIG and the rest go to the crate.
 
 use std::fs::File;
@@ -14,7 +15,8 @@ use std::os::unix::net::UnixStream;
 
 use crosspoint_memory::{Kind, RegionSpec};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
+    SocketType, recv, recvmsg, send, sockopt,
 };
 
 /// Request numbers (vhost-user protocol, "Front-end message types").
@@ -25,8 +27,8 @@ pub(super) const SET_LOG_FD: u32 = 7;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ERR: u32 = 14;
-/// The channel for a back end's requests: a socket. The crate handles it.
-const SET_BACKEND_REQ_FD: u32 = 21;
+/// See [`SET_MEM_TABLE`]. The channel for a back end's requests: a socket.
+pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_VRING_ENABLE: u32 = 18;
 /// See [`SET_MEM_TABLE`].
@@ -37,6 +39,9 @@ pub(super) const NET_SET_MTU: u32 = 20;
 pub(super) const SET_STATUS: u32 = 39;
 /// See [`SET_MEM_TABLE`].
 pub(super) const GET_STATUS: u32 = 40;
+
+/// A back end's request (vhost-user protocol, "Back-end message types"): the configuration space has changed.
+const BACKEND_CONFIG_CHANGE_MSG: u32 = 2;
 
 const HEADER_LEN: usize = 12;
 const FLAG_REPLY: u32 = 1 << 2;
@@ -214,7 +219,7 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
 pub(super) fn check_shape(request: u32, len: usize, fds: usize) -> io::Result<()> {
     let wanted = match request {
         SET_MEM_TABLE => return Ok(()),
-        SET_LOG_FD => (0, 1),
+        SET_LOG_FD | SET_BACKEND_REQ_FD => (0, 1),
         GET_STATUS => (0, 0),
         _ => (8, 0),
     };
@@ -240,6 +245,22 @@ pub(super) fn reply(socket: &UnixStream, header: Header, value: u64) -> io::Resu
     reply.extend(8u32.to_ne_bytes());
     reply.extend(value.to_ne_bytes());
     (&*socket).write_all(&reply)
+}
+
+/// Whether a descriptor can be the channel for a back end's requests: a stream socket between processes of this host. To send
+/// on another kind could block.
+pub(super) fn is_channel(fd: &OwnedFd) -> bool {
+    Kind::of(fd) == Kind::Socket
+        && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+}
+
+/// Tells the front end, on its channel, that the configuration space has changed. Does not wait for room or for a reply.
+pub(super) fn tell_config_change(channel: &OwnedFd) -> io::Result<()> {
+    let words = [BACKEND_CONFIG_CHANGE_MSG, VERSION, 0];
+    let message = words.map(u32::to_ne_bytes).concat();
+    send(channel, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// Parses a payload of 64 bits.

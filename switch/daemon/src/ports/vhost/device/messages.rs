@@ -9,8 +9,6 @@ use super::{Device, Vring, refusal};
 
 /// Length of the largest configuration space (vhost-user protocol, "Virtio device config space").
 const CONFIG_SPACE_LEN: usize = 256;
-/// `status` of the configuration space: the link is up (virtio 1.2, 5.1.4).
-const LINK_UP: u16 = 1;
 /// Device status bit: the driver has given up on the device (virtio 1.2, 2.1).
 pub(super) const FAILED: u8 = 1 << 7;
 
@@ -89,7 +87,7 @@ impl Device {
     pub(in super::super) fn config_space(&self, offset: u32, size: u32) -> Result<Vec<u8>> {
         let mac = self.config.mac.unwrap_or_default().bytes();
         let [status, pairs, mtu] =
-            [LINK_UP, self.queue_pairs, self.config.mtu].map(u16::to_le_bytes);
+            [self.link_status(), self.queue_pairs, self.config.mtu].map(u16::to_le_bytes);
         let mut space = [mac.as_slice(), &status, &pairs, &mtu].concat();
         space.resize(CONFIG_SPACE_LEN, 0);
         let (offset, size) = (offset as usize, size as usize);
