@@ -73,7 +73,8 @@ impl<'a> TokenBucket<'a> {
 }
 
 /// Waits for a second in which `port` sends at `megabits`. On a busy machine a worker that loses its core for longer than the
-/// burst lasts sends less: then the next second is tried. What the token bucket passes in the same second is printed beside.
+/// burst lasts sends less: then the next second is tried. If the kernel's token bucket did not keep its rate in any of these
+/// seconds either, the machine is too busy to tell, and only that is printed.
 fn wait_rate(switch: &Switch<'_>, bucket: &TokenBucket<'_>, port: &str, megabits: u64) {
     bucket.set(megabits);
     let ratio = |(began, before): (Instant, u64), after: u64| {
@@ -82,7 +83,8 @@ fn wait_rate(switch: &Switch<'_>, bucket: &TokenBucket<'_>, port: &str, megabits
     };
     let now = |count: u64| (Instant::now(), count);
     let sent = || frames(switch, port) * LEN;
-    wait_until("the port's rate", s(40), || {
+    let (deadline, mut is_quiet) = (Instant::now() + s(20), false);
+    while Instant::now() < deadline {
         let before = (now(sent()), now(bucket.bytes()));
         sleep(WINDOW);
         let ratios = (ratio(before.0, sent()), ratio(before.1, bucket.bytes()));
@@ -90,8 +92,17 @@ fn wait_rate(switch: &Switch<'_>, bucket: &TokenBucket<'_>, port: &str, megabits
             "{port}: {:.4} of {megabits} Mbit/s; tbf: {:.4}",
             ratios.0, ratios.1
         );
-        ((ratios.0 - 1.0).abs() <= TOLERANCE).then_some(())
-    });
+        let is_off = |ratio: f64| (ratio - 1.0).abs() > TOLERANCE;
+        if !is_off(ratios.0) {
+            return;
+        }
+        is_quiet |= !is_off(ratios.1);
+    }
+    assert!(
+        !is_quiet,
+        "{port} does not send at {megabits} Mbit/s, though the token bucket does"
+    );
+    eprintln!("{port}: the machine is too busy to tell");
 }
 
 /// Guests with one, two and four queues, one after the other.
