@@ -26,12 +26,16 @@ mod linux;
 mod loops;
 #[path = "e2e/migration.rs"]
 mod migration;
+#[path = "e2e/mirrors.rs"]
+mod mirrors;
 #[path = "e2e/namespaces.rs"]
 mod namespaces;
 #[path = "e2e/offloads.rs"]
 mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/port_security.rs"]
+mod port_security;
 #[path = "e2e/rates.rs"]
 mod rates;
 #[path = "e2e/reload.rs"]

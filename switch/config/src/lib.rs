@@ -30,6 +30,7 @@ mod lenient;
 pub mod limits;
 mod lists;
 mod load;
+mod mirrors;
 mod nested;
 mod patience;
 pub mod pattern;
@@ -49,6 +50,7 @@ pub mod watch;
 mod words;
 mod written;
 
+pub use addresses::Addresses;
 pub use control::control_names;
 pub use cores::CoreSpans;
 pub use cpus::Cpus;
@@ -60,13 +62,13 @@ pub use keep_statics::{remove_statics, write_statics};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Control, Direct, Log, LoopProtect, Metrics, Offloads, Port, Slo, StaticEntry, Switch,
-    VhostPort, Workers, XdpPort,
+    Access, Control, Direct, Log, LoopProtect, Metrics, Mirror, Offloads, Port, Slo, StaticEntry,
+    Switch, VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{
-    Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll,
-    PortKind, Queues, Role, Rss, Tso, Vlan, XdpMode,
+    Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction,
+    MirrorDirection, Poll, PortKind, Queues, Role, Rss, Tso, Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

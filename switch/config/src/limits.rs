@@ -89,3 +89,10 @@ pub const LIMIT_BURST_DEFAULT_MIN: u64 = 64 << 10;
 pub const LIMIT_BURST_DEFAULT_MAX: u64 = 4 << 20;
 /// The highest `mac_limit`: the capacity of the largest FDB.
 pub const MAC_LIMIT_MAX: u32 = FDB_CAPACITY_MAX;
+
+/// Maximum number of tables `[[mirror]]`.
+pub const MIRRORS_MAX: usize = crosspoint_engine::observe::mirror::MIRRORS_MAX;
+/// Maximum number of names and patterns in a mirror's `ports`.
+pub const PORT_PATTERNS_MAX: usize = 256;
+/// Maximum length of a mirror's `filter`, bytes.
+pub const MIRROR_FILTER_BYTES_MAX: usize = 1024;

@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::check::{Checker, Place};
 use super::field::{Item, Span};
 use super::key::{Definitions, Key, Keys, Name, Reader, Slot, Written, table_reference};
+use super::mirrors::Mirror;
 use super::plan::{EntryDiff, key_diffs};
 use super::statics::StaticEntry;
 use super::types::PortType;
@@ -175,6 +176,7 @@ pub(super) fn unique<T: Element, I: Hash + Eq>(
 #[derive(Default)]
 pub(super) struct Lists {
     fdb: Vec<Placed<StaticEntry>>,
+    mirrors: Vec<Placed<Mirror>>,
 }
 
 /// Lists that files of `ports_dir` may have, too.
@@ -184,6 +186,7 @@ impl Lists {
     /// Reads the lists of the main file.
     pub(super) fn read(&mut self, checker: &mut Checker, document: &DeTable<'_>) {
         self.read_drop_in(checker, document);
+        read(checker, document, &mut self.mirrors);
     }
 
     /// Reads the lists of a file of `ports_dir`.
@@ -194,11 +197,13 @@ impl Lists {
     /// Checks the lists by themselves and against the ports, once all are known.
     pub(super) fn check(&self, checker: &mut Checker, known: &KnownPorts<'_>) {
         super::statics::check(checker, &self.fdb, known);
+        super::mirrors::check(checker, &self.mirrors, known);
     }
 
     /// Puts the lists into a configuration, in the order of the files.
     pub(super) fn put_into(self, config: &mut Config) {
         config.fdb = in_order(self.fdb);
+        config.mirrors = in_order(self.mirrors);
     }
 }
 

@@ -176,6 +176,7 @@ impl<'a> Main<'a> {
             watch_ports,
             port: (),
             fdb: (),
+            mirror: (),
         } = settings.top;
         Ok(Self {
             checker,
@@ -190,6 +191,7 @@ impl<'a> Main<'a> {
                 watch_ports,
                 ports: Vec::new(),
                 fdb: Vec::new(),
+                mirrors: Vec::new(),
                 core_spans: settings.cores,
             },
             document,
@@ -271,7 +273,11 @@ impl<'a> Main<'a> {
             match drop_in.read(checker) {
                 Some(document) => {
                     let ports = ports::ports(checker, &document, taken);
-                    lists.read_drop_in(checker, &document);
+                    match drop_in.file.order {
+                        // Text of the running configuration, in place of a main file.
+                        0 => lists.read(checker, &document),
+                        _ => lists.read_drop_in(checker, &document),
+                    }
                     of_files.push((drop_in.file.order, ports));
                 }
                 None => self.are_all = false,

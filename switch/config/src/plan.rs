@@ -175,7 +175,11 @@ impl Plan {
             remove: names_gone.map(|port| port.name.clone()).collect(),
             change,
             settings: setting_diffs(running, wanted),
-            entries: lists::diffs(&running.fdb, &wanted.fdb),
+            entries: [
+                lists::diffs(&running.fdb, &wanted.fdb),
+                lists::diffs(&running.mirrors, &wanted.mirrors),
+            ]
+            .concat(),
         }
     }
 

@@ -43,7 +43,7 @@ impl Taken {
             sockets: HashMap::from([(control_socket, place)]),
             interfaces: HashMap::new(),
             direct: Vec::new(),
-            bound: Bound::new(),
+            bound: Bound::default(),
             workers: HashMap::new(),
             count: 0,
         }
@@ -110,7 +110,7 @@ fn port(reader: &mut Reader<'_>, taken: &mut Taken) -> Option<Port> {
     reader.kind?;
     let has_place = match &port.kind {
         PortKind::Vhost(guest) => {
-            with_guest(reader, guest, &port.addresses, taken);
+            with_guest(reader, guest, &port.addresses.mac, taken);
             true
         }
         PortKind::Xdp(xdp) => {

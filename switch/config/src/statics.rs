@@ -91,7 +91,7 @@ impl Vlan {
 pub(super) fn check(checker: &mut Checker, all: &[Placed<StaticEntry>], known: &KnownPorts<'_>) {
     let mut bound: HashMap<Mac, Vec<&Port>> = HashMap::new();
     for port in known.ports.values() {
-        for mac in &port.addresses {
+        for mac in &port.addresses.mac {
             bound.entry(*mac).or_default().push(port);
         }
     }

@@ -10,14 +10,15 @@ use std::time::Duration;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
-use crosspoint_packet::Mac;
+use crosspoint_packet::{IpNet, Mac};
 use serde_json::json;
 
-use super::addresses::StationList;
+use super::addresses::{Addresses, PrefixList, StationList};
 use super::control::ControlList;
 use super::key::{Rule as _, Slot as _, keys};
 use super::limits::*;
 use super::lists::tables;
+use super::mirrors::{self, PatternList};
 use super::ports::{KindKeys, PortList};
 use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
@@ -49,6 +50,8 @@ keys! {
         /// Addresses that stay on their ports. Such an address does not age out, is not learned on another port, and frames
         /// from it on another port are dropped (`source_not_allowed`). The port may come later.
         fdb: () = tables::<StaticEntry>(), AtOnce;
+        /// Copies of passing frames, for a guest that inspects them.
+        mirror: () = tables::<Mirror>(), AtOnce;
     }
 }
 
@@ -144,9 +147,9 @@ keys! {
         ), InPlace;
         /// Limits of what the guest sends and of what is sent to the port. Without it: none.
         limit: RateLimits = table().or_else(RateLimits::default()), InPlace;
-        /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
-        /// address that is not bound to another port.
-        addresses: Vec<Mac> = table().or_else(Vec::new()), InPlace;
+        /// The only addresses that frames from this port may claim; no other port may have them then. Without it: any address
+        /// that is not bound to another port.
+        addresses: Addresses = table().or_else(Addresses::default()), InPlace;
         /// Whether the port may send what DHCP servers and IPv6 routers send: DHCP replies, router advertisements. Default:
         /// false for vhost, true for xdp.
         dhcp_server: bool = flag().by_kind(false, true), InPlace;
@@ -183,6 +186,28 @@ keys! {
         vlan: Option<u16> = whole(0..=VLAN_ID_MAX, "vlan = 100").optional(), Whole;
         /// The port's name.
         port: String = texts::port_name().required("port = \"web-1\""), Whole;
+    }
+}
+
+keys! {
+    /// A mirror: copies of the frames of some ports, for another port. A frame that several choices meet is copied once; a
+    /// dropped frame is not copied. At most 4.
+    pub struct Mirror = "Mirror" {
+        /// The mirror's name, in commands and metrics.
+        name: String = texts::port_name().required("name = \"ids\""), Whole;
+        /// The ports whose frames are copied: names, and patterns such as "web-*".
+        ports: Vec<String> = PatternList.or(vec!["*".to_owned()]), Whole;
+        /// Which of their frames are copied.
+        direction: MirrorDirection = word().or(MirrorDirection::Both), Whole;
+        /// Only frames of these VLANs: numbers, and ranges such as "100-199". Without it: all.
+        vlans: Option<Vec<u16>> = VlanList.optional(), Whole;
+        /// Only frames that this filter accepts, in the language of `crosspoint capture`. Without it: all.
+        filter: Option<String> = mirrors::filter().optional(), Whole;
+        /// The port that gets the copies. Without `to_vlan` it gets nothing else, and what it sends is dropped.
+        to: String = texts::port_name().required("to = \"ids-guest\""), Whole;
+        /// The VLAN in which the copies leave through that port, which then has its other traffic too: a remote mirror, whose
+        /// VLAN must have no other use. Without it, a copy has the tag of its frame's VLAN.
+        to_vlan: Option<u16> = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "to_vlan = 999").optional(), Whole;
     }
 }
 
@@ -348,11 +373,15 @@ keys! {
 }
 
 keys! {
-    /// The only source addresses that frames from the port may have. No other port may have them in the VLANs that this
-    /// port carries.
+    /// The only addresses that frames from the port may claim. No other port may have them in the VLANs that this port
+    /// carries.
     pub(super) struct AddressKeys = "Addresses" {
         /// MAC addresses of stations. Two ports that share a VLAN must not have one in common.
         mac: Vec<Mac> = StationList.required(""), Whole;
+        /// IP addresses and prefixes: the sources of packets, and what ARP and neighbour discovery may claim. The link-local
+        /// addresses that stations make of their MAC addresses are allowed too. Two ports that share a VLAN must not have a
+        /// single address in common; a prefix is allowed at its port, and not bound to it. Without it: any.
+        ip: Option<Vec<IpNet>> = PrefixList.optional(), Whole;
     }
 }
 

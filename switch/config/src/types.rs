@@ -7,7 +7,9 @@ use crosspoint_engine::bridge::fdb::Damping;
 
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
-use super::table::{Control, Log, Metrics, Port, StaticEntry, Switch, VhostPort, Workers, XdpPort};
+use super::table::{
+    Control, Log, Metrics, Mirror, Port, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+};
 use super::words::words;
 
 /// A whole configuration.
@@ -31,6 +33,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// The addresses that stay on their ports, in the order of the files.
     pub fdb: Vec<StaticEntry>,
+    /// Mirrors.
+    pub mirrors: Vec<Mirror>,
     /// The places in the files of cores and ports' workers, for [`Config::resolve_cores`]; by default none.
     pub core_spans: CoreSpans,
 }
@@ -171,6 +175,16 @@ words! {
         Up = "up",
         /// No frame is taken from the port or sent to it.
         Down = "down",
+    }
+
+    /// Which frames of its ports a mirror copies.
+    pub enum MirrorDirection, or Both {
+        /// Those from them and those for them.
+        Both = "both",
+        /// Those from them.
+        Received = "received",
+        /// Those for them.
+        Sent = "sent",
     }
 
     /// Whether streams move to other workers by load.

@@ -76,7 +76,8 @@ impl Config {
 
     /// The tables of all lists other than `[[port]]`, in TOML.
     pub(super) fn lists_toml(&self) -> impl Iterator<Item = String> {
-        self.fdb.iter().map(lists::to_toml)
+        let fdb = self.fdb.iter().map(lists::to_toml);
+        fdb.chain(self.mirrors.iter().map(lists::to_toml))
     }
 
     /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
@@ -92,6 +93,7 @@ impl Config {
             watch_ports,
             ports: _,
             fdb: _,
+            mirrors: _,
             core_spans: _,
         } = self;
         let ports_dir = ports_dir.as_ref().map(|folder| folder.to_string_lossy());

@@ -1,5 +1,6 @@
 //! Snapshot of the switch for workers: immutable, and replaced as a whole.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crosspoint_frame::{Frame, HeaderOp};
@@ -216,6 +217,20 @@ impl Snapshot {
     pub(crate) fn is_free_for(&self, mac: Mac, vlan: u16, port: u16) -> bool {
         let policy = |owner| self.port(owner).map(|port| &*port.vlan);
         self.bindings.allows(mac, vlan, port, policy)
+    }
+
+    /// Returns whether the IP address is bound to another port that carries `vlan`, and not to port `port`.
+    pub(crate) fn is_bound_elsewhere(&self, address: IpAddr, vlan: u16, port: u16) -> bool {
+        let mut is_bound = false;
+        for owner in self.bindings.ips().owners(address) {
+            if owner == port {
+                return false;
+            }
+            is_bound |= self
+                .port(owner)
+                .is_some_and(|owner| owner.vlan.carries(vlan));
+        }
+        is_bound
     }
 
     /// Returns port number `port`.

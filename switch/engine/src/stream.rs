@@ -10,7 +10,7 @@ use crosspoint_xsk::XskRx;
 
 use crate::egress::direct::Direct;
 use crate::egress::direct::DirectGuest;
-use crate::egress::uplink::{FULL_BURST, UplinkWait};
+use crate::egress::uplink::UplinkWait;
 use crate::observe::counters::PortCounters;
 use crate::observe::counters::QueueCounters;
 use crate::shares::Shares;
@@ -293,8 +293,8 @@ impl Stream {
         if let Some(meter) = &self.meter {
             frames_max = frames_max.min(meter.frames(self.mean, tsc()));
         }
-        if self.uplink.is_some() {
-            frames_max = frames_max.min(FULL_BURST);
+        if let Some(wait) = &self.uplink {
+            frames_max = frames_max.min(wait.frames_max);
         }
         burst.set_frames_max(frames_max);
         self.received = match &mut self.source {

@@ -336,10 +336,6 @@ impl Worker {
             let Some(stream) = streams.get_mut(number as usize) else {
                 continue;
             };
-            if stream.uplink.is_some() && uplink::waits(stream, view, tx, mark) {
-                stream.counters(*index).uplink_waits.add(1);
-                continue;
-            }
             match turn_of(stream, &mut tx.shares, mark) {
                 Turn::Now => {}
                 Turn::Ahead => {
@@ -356,6 +352,10 @@ impl Worker {
                     continue;
                 }
             }
+            if stream.uplink.is_some() && uplink::waits(stream, view, tx, mark) {
+                stream.counters(*index).uplink_waits.add(1);
+                continue;
+            }
             let count = stream.receive(burst);
             if count == 0 {
                 if let Some(fault) = stream.unreported_fault()
@@ -369,7 +369,7 @@ impl Worker {
                 }
                 is_quiet |= stream.note_empty();
                 if stream.uplink.is_some() {
-                    uplink::note_empty(stream, view);
+                    uplink::note_unused(stream, view);
                 }
                 empty += 1;
                 if tx.shares.is_contended() {
@@ -404,7 +404,9 @@ impl Worker {
             stream.destination = tx.last_destination();
             if tx.used_nics() {
                 stream.has_used_nics = true;
-                uplink::note(stream, view, tx, mark);
+                uplink::note(stream, view, tx, count, mark);
+            } else if stream.uplink.is_some() {
+                uplink::note_unused(stream, view);
             }
         }
         *first = put_off;
@@ -598,7 +600,7 @@ fn forward(
 ) {
     let ingress = id.0;
     parse(burst);
-    admit(burst, view.port(ingress));
+    admit(burst, ingress, view);
     if lookup(burst, ingress, view, tick, keys) {
         flood::police(burst, ingress, view, tx);
     }

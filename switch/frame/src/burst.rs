@@ -1,5 +1,6 @@
 use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN, TAGS_MAX};
 
+use crate::hold::Held;
 use crate::{FrameSwap, Segment};
 
 /// Maximum number of frames in a burst.
@@ -237,6 +238,8 @@ pub struct Burst {
     scratch: Vec<Segment>,
     /// UMEM memory of the frames that may be taken instead of copied.
     lease: FrameSwap,
+    /// Memory of the frames that are held.
+    pub(crate) held: Held,
 }
 
 impl Default for Burst {
@@ -259,6 +262,7 @@ impl Burst {
             reading: 0,
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
             lease: FrameSwap::default(),
+            held: Held::default(),
         }
     }
 
@@ -371,6 +375,17 @@ impl Burst {
         self.segments
             .get(first..first + usize::from(frame.segment_count))
             .unwrap_or(&[])
+    }
+
+    /// Gives a frame this segment instead of those that it has. There must be room for it.
+    pub(crate) fn replace_segments(&mut self, index: usize, segment: Segment) {
+        let first = self.segments.len();
+        if first < MAX_BURST_SEGMENTS
+            && let Some(frame) = self.frames.get_mut(index)
+        {
+            self.segments.push(segment);
+            (frame.segment_first, frame.segment_count) = (first as u16, 1);
+        }
     }
 
     /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; return it with [`put_scratch`](Self::put_scratch).

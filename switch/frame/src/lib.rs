@@ -8,6 +8,7 @@ mod burst;
 mod clock;
 mod copy;
 mod header;
+mod hold;
 mod lease;
 mod parts;
 mod segment;
@@ -21,6 +22,7 @@ pub use burst::{
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use header::{NEEDS_CSUM, virtio_header};
+pub use hold::HELD_LEN;
 pub use lease::FrameSwap;
 pub use parts::{DerivedBurst, PartCursor};
 pub use segment::{Segment, SegmentMut, prefetch_buffer, prefetch_read, prefetch_write};

@@ -64,6 +64,10 @@ drop_reasons! {
     NoDestination = "no_destination", Ingress;
     /// The frame's source address is not one of the port's `addresses`, or it is another port's.
     SourceNotAllowed = "source_not_allowed", Ingress;
+    /// The frame's source IP address is not one of the port's `addresses.ip`.
+    IpNotAllowed = "ip_not_allowed", Ingress;
+    /// The frame claims an address by ARP or neighbour discovery that is not the port's, or is another port's.
+    NeighborNotAllowed = "neighbor_not_allowed", Ingress;
     /// The frame is a DHCP reply or a router advertisement, and the port has no `dhcp_server`.
     ServerNotAllowed = "server_not_allowed", Ingress;
     /// The port is `isolated`, and the destination is no uplink.

@@ -19,6 +19,7 @@ pub mod segment;
 pub use drop_reason::{DropReason, Side};
 pub use flow::FlowHasher;
 pub use headers::{L4, parse_l4};
+pub use ipnet::IpNet;
 pub use mac::Mac;
 pub use parse::{
     ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, MAX_FRAME_LEN, PROTO_TCP, Parsed, TAG_LEN,

@@ -10,6 +10,10 @@ use crate::segment::{SegmentError, find_transport};
 
 /// Offset of the checksum in a UDP header.
 const UDP_CHECKSUM: u16 = 6;
+/// Offset of the checksum in an ICMP and an ICMPv6 header, and their protocol numbers (RFC 792, RFC 4443).
+const ICMP_CHECKSUM: u16 = 2;
+const PROTO_ICMP: u8 = 1;
+const PROTO_ICMPV6: u8 = 58;
 /// Most tags that are skipped, two at a time, to find the headers after them; a frame with more is refused.
 const TAGS_TAKEN_MAX: usize = 4;
 /// Ports of DHCP and DHCPv6, both sides (RFC 2131, 4.1; RFC 8415, 7.2).
@@ -44,6 +48,8 @@ fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize
     Some(match l4.protocol {
         PROTO_TCP => start == l4.offset && offset == 16,
         PROTO_UDP => (start == l4.offset && offset == 6) || start >= l4.offset + UDP_HEADER,
+        // An offset elsewhere would write into a message's type or addresses, after it was checked.
+        PROTO_ICMP | PROTO_ICMPV6 => start == l4.offset && offset == ICMP_CHECKSUM,
         _ => start >= l4.offset,
     })
 }
@@ -97,6 +103,27 @@ mod tests {
     use super::*;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
+
+    /// Else a guest could have the switch write another guest's address into neighbour discovery after it was checked.
+    #[test]
+    fn an_icmp_message_has_its_checksum_at_one_place() {
+        let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 255);
+        let mut frame = Vec::new();
+        ip.icmpv6_echo_request(1, 2)
+            .write(&mut frame, &[0; 32])
+            .unwrap();
+        let head = frame.get(..64).unwrap();
+        for start in 0..100 {
+            for offset in 0..60 {
+                let allowed = is_checksum_place(head, frame.len(), Partial { start, offset });
+                assert_eq!(
+                    allowed,
+                    Some((start, offset) == (54, 2)),
+                    "{start} {offset}"
+                );
+            }
+        }
+    }
 
     proptest! {
         /// In any frame, no place in link or IP headers is allowed; for TCP and UDP, the checksum's own place is.

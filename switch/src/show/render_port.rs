@@ -67,6 +67,9 @@ fn summary(detail: &PortDetail) -> String {
             allowed => allowed.join(" "),
         },
     );
+    if !port.ip_allowed.is_empty() {
+        add("IP addresses", port.ip_allowed.join(" "));
+    }
     if port.looping {
         add(
             "loop",

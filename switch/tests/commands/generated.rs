@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use crosspoint_config::limits::*;
 use crosspoint_config::{
-    Access, Admin, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect,
-    Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, StaticEntry, Switch, Tso,
-    VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Access, Addresses, Admin, Balance, Config, Control, Cores, Direct, HugePages, LoopAction,
+    LoopProtect, Metrics, Mirror, MirrorDirection, Offloads, Poll, Port, PortKind, Queues, Role,
+    Rss, Slo, StaticEntry, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
-use crosspoint_packet::Mac;
+use crosspoint_packet::{IpNet, Mac};
 use proptest::collection::{btree_map, hash_set};
 use proptest::option;
 use proptest::prelude::*;
@@ -163,9 +163,18 @@ fn loop_protect() -> impl Strategy<Value = LoopProtect> {
 }
 
 /// A small range, so that two ports would share some.
-fn addresses() -> impl Strategy<Value = Vec<Mac>> {
+fn addresses() -> impl Strategy<Value = Addresses> {
     let mac = (0..8_u8).prop_map(|last| Mac::new([0x52, 0, 0, 0, 0, last]));
-    hash_set(mac, 0..3).prop_map(Vec::from_iter)
+    let ip = (0..8_u8, any::<bool>()).prop_map(|(number, is_v6)| {
+        let text = match is_v6 {
+            false => format!("192.0.2.{number}/32"),
+            true => format!("2001:db8:{number}::/48"),
+        };
+        text.parse().expect("a prefix")
+    });
+    let mac = hash_set(mac, 0..3).prop_map(Vec::from_iter);
+    let ip = hash_set(ip, 0..3).prop_map(Vec::from_iter);
+    (mac, ip).prop_map(|(mac, ip)| Addresses { mac, ip })
 }
 
 fn kind() -> impl Strategy<Value = PortKind> {
@@ -211,7 +220,10 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
                 limit: match kind {
                     PortKind::Vhost(_) => RateLimits { out, in_ },
-                    PortKind::Xdp(_) => RateLimits::default(),
+                    PortKind::Xdp(_) => RateLimits {
+                        in_,
+                        ..RateLimits::default()
+                    },
                 },
                 kind,
                 ..Port::default()
@@ -226,13 +238,16 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
 fn agree(mut ports: Vec<Port>) -> Vec<Port> {
     let is_uplink = |port: &&Port| matches!(port.kind, PortKind::Xdp(_));
     let uplink = ports.iter().find(is_uplink).map(|port| port.name.clone());
-    let (mut taken, mut bound) = (Vec::new(), HashSet::new());
+    let (mut taken, mut bound, mut bound_ips) = (Vec::new(), HashSet::new(), HashSet::new());
     for port in &mut ports {
-        port.addresses.retain(|mac| bound.insert(*mac));
+        let Addresses { mac, ip } = &mut port.addresses;
+        mac.retain(|mac| bound.insert(*mac));
+        let is_prefix = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
+        ip.retain(|net| !mac.is_empty() && (is_prefix(net) || bound_ips.insert(*net)));
         match &mut port.kind {
             PortKind::Vhost(guest) => {
                 // A guest's `mac` must be one of its own addresses.
-                let own = port.addresses.first().copied();
+                let own = port.addresses.mac.first().copied();
                 guest.mac = own.filter(|_| guest.mac.is_some()).or(guest.mac);
                 guest.socket.as_mut_os_string().push(&port.name);
                 guest.direct = guest.direct.take().and_then(|direct| {
@@ -288,6 +303,21 @@ fn statics(ports: &[Port], chosen: u64) -> Vec<StaticEntry> {
     (0..ports.len()).filter(is_chosen).map(entry).collect()
 }
 
+/// A mirror of some ports to the first one.
+fn mirrors(ports: &[Port], chosen: u64) -> Vec<Mirror> {
+    let first = ports.first().filter(|_| chosen & 3 == 3);
+    let mirror = first.map(|to| Mirror {
+        name: "ids".to_owned(),
+        ports: vec!["x-*".to_owned(), "?".to_owned()],
+        direction: MirrorDirection::Sent,
+        vlans: (chosen & 4 != 0).then(|| vec![1, 2, 3, 7]),
+        filter: (chosen & 8 != 0).then(|| "tcp port 80 or arp".to_owned()),
+        to: to.name.clone(),
+        to_vlan: (chosen & 16 != 0).then_some(999),
+    });
+    mirror.into_iter().collect()
+}
+
 /// Complete configurations, as [`Config::parse`] could return them.
 pub fn config() -> impl Strategy<Value = Config> {
     let switch = (
@@ -325,6 +355,7 @@ pub fn config() -> impl Strategy<Value = Config> {
                 watch_ports: watch && ports_dir.is_some(),
                 ports_dir: ports_dir.map(Into::into),
                 fdb: statics(&ports, chosen),
+                mirrors: mirrors(&ports, chosen),
                 ports,
                 ..Config::default()
             },

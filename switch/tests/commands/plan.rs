@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crosspoint::plan;
 use crosspoint_config as config;
 use crosspoint_config::plan::{How, Plan, how, when};
-use crosspoint_config::{Config, Port, StaticEntry};
+use crosspoint_config::{Config, Mirror, Port, StaticEntry};
 use crosspoint_daemon::reconcile::guests;
 use crosspoint_model::plan::PlanAnswer;
 use crosspoint_model::status::{DeviceStatus, PortStatus, VringStatus};
@@ -40,17 +40,22 @@ fn to_toml(config: &Config) -> String {
     }
     text.extend(config.ports.iter().map(Port::to_toml));
     text.extend(config.fdb.iter().map(StaticEntry::to_toml));
+    text.extend(config.mirrors.iter().map(Mirror::to_toml));
     text
 }
 
-/// The static addresses as tables, by their names.
-fn tables(config: &Config) -> BTreeMap<String, Map<String, Value>> {
-    let table = |entry: &StaticEntry| {
-        let text: toml::Table = entry.to_toml().parse().expect("TOML");
-        let table = serde_json::to_value(&text["fdb"][0]).expect("JSON");
-        (entry.name(), table.as_object().expect("a table").clone())
+/// The tables of all lists, by list and name.
+fn tables(config: &Config) -> BTreeMap<(&'static str, String), Map<String, Value>> {
+    let table = |list: &'static str, name: String, text: String| {
+        let text: toml::Table = text.parse().expect("TOML");
+        let table = serde_json::to_value(&text[list][0]).expect("JSON");
+        ((list, name), table.as_object().expect("a table").clone())
     };
-    config.fdb.iter().map(table).collect()
+    let fdb = config.fdb.iter();
+    let fdb = fdb.map(|entry| table("fdb", entry.name(), entry.to_toml()));
+    let mirrors = config.mirrors.iter();
+    let mirrors = mirrors.map(|one| table("mirror", one.name.clone(), one.to_toml()));
+    fdb.chain(mirrors).collect()
 }
 
 fn schema_keys(pointer: &str) -> BTreeSet<String> {
@@ -93,13 +98,14 @@ proptest! {
         ports.extend(plan.add.iter().cloned());
         prop_assert_eq!(by_name(&ports), by_name(&wanted.ports));
 
-        let mut fdb: BTreeMap<String, _> = tables(&running);
+        let mut lists = tables(&running);
         for entry in &plan.entries {
-            prop_assert_eq!(fdb.get(&entry.name), entry.before.as_ref());
-            fdb.remove(&entry.name);
-            fdb.extend(entry.after.clone().map(|table| (entry.name.clone(), table)));
+            let key = (entry.list, entry.name.clone());
+            prop_assert_eq!(lists.get(&key), entry.before.as_ref());
+            lists.remove(&key);
+            lists.extend(entry.after.clone().map(|table| (key, table)));
         }
-        prop_assert_eq!(fdb, tables(&wanted));
+        prop_assert_eq!(lists, tables(&wanted));
 
         let settings: BTreeMap<_, _> = plan.settings.iter().map(|one| (one.diff.key, &one.diff)).collect();
         for ((key, before), (_, after)) in running.written_settings().into_iter().zip(wanted.written_settings()) {

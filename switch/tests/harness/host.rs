@@ -100,6 +100,16 @@ impl<'a> Host<'a> {
         );
     }
 
+    /// Pings `address` for a second from `source`, one of its own addresses; there must be no answer.
+    pub fn must_not_ping_from(&self, source: &str, address: &str) {
+        let line = format!("ping -n -c 5 -i 0.05 -w 1 -I {source} {address}");
+        let (_, text) = run(self.lab.dir(), &self.command(&line), s(10));
+        assert!(
+            text.contains(" 100% packet loss"),
+            "{source} pings {address}: {text}"
+        );
+    }
+
     /// Pings `other` this many times, fifty times a second, in the background. The last lines of its output contain the
     /// losses.
     pub fn ping_in_background(&self, other: &Host<'_>, times: u32) -> Process {

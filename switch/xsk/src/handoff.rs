@@ -11,9 +11,6 @@ use crate::XskSocket;
 use crate::fill::{MAX_PIECES, fill};
 use crate::tx::{NicOutcome, TxAction, way};
 
-/// Most UMEM frames in a handoff from one worker to another.
-const DEPTH: usize = 128;
-
 /// A handoff from one worker to another. Each queue has one producer and one consumer.
 pub struct Handoff {
     socket: Arc<XskSocket>,
@@ -25,12 +22,15 @@ pub struct Handoff {
 }
 
 impl Handoff {
+    /// Most UMEM frames in a handoff from one worker to another.
+    pub(crate) const DEPTH: usize = 128;
+
     pub(crate) fn new(socket: Arc<XskSocket>) -> Handoff {
         Handoff {
             socket,
-            free: ArrayQueue::new(DEPTH),
+            free: ArrayQueue::new(Self::DEPTH),
             // Plus the frames that the sender was filling while the owner counted.
-            full: ArrayQueue::new(DEPTH + MAX_PIECES),
+            full: ArrayQueue::new(Self::DEPTH + MAX_PIECES),
             pushed: AtomicU64::new(0),
             taken: AtomicU64::new(0),
         }
@@ -94,7 +94,7 @@ impl Handoff {
 
     /// Returns how many UMEM frames there are for frames to hand off, and how many there are at most. For the sender.
     pub fn room(&self) -> (usize, usize) {
-        (self.free.len(), DEPTH)
+        (self.free.len(), Self::DEPTH)
     }
 
     /// Returns whether frames wait for the owner.
@@ -116,7 +116,7 @@ impl Handoff {
     /// Refills the sender's frames from `free`, as far as possible.
     pub(crate) fn supply(&self, free: &mut Vec<u64>) {
         let out = self.free.len() + self.full.len();
-        for _ in out..DEPTH {
+        for _ in out..Self::DEPTH {
             let Some(address) = free.pop() else { return };
             if let Err(address) = self.free.push(address) {
                 free.push(address);

@@ -358,10 +358,11 @@ impl XskTx {
         (self.submitted, self.completed)
     }
 
-    /// Returns how many UMEM frames are free for frames to send, and how many there are in all. Frames that were sent are
-    /// taken back when few are free.
+    /// Returns how many UMEM frames are free for frames to send, and how many there are without those that handoffs keep.
+    /// Frames that were sent are taken back when few are free.
     pub fn room(&mut self) -> (usize, usize) {
-        let size = RING_SIZE as usize;
+        let kept = self.handoffs.len() * Handoff::DEPTH;
+        let size = (RING_SIZE as usize).saturating_sub(kept).max(1);
         if self.free.len() < size / 4 {
             self.reap();
         }

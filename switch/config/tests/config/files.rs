@@ -57,6 +57,7 @@ fn the_reference_names_the_defaults() {
         Config {
             ports: Vec::new(),
             fdb: Vec::new(),
+            mirrors: Vec::new(),
             ports_dir: None,
             ..without
         },
@@ -111,7 +112,7 @@ fn every_table_of_the_schema_refuses_unknown_keys() {
 #[test]
 fn the_example_of_tenants_binds_their_addresses() {
     let config = load("example-tenants.toml");
-    let bound = config.ports.iter().map(|port| port.addresses.len());
+    let bound = config.ports.iter().map(|port| port.addresses.mac.len());
     assert!(bound.eq([0, 2, 1]));
     assert_eq!(config.ports[2].weight, 4);
 }

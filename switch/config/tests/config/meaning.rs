@@ -107,7 +107,7 @@ fn a_guest_takes_the_defaults() {
                 multicast: 1_000_000,
                 unknown_unicast: 100_000,
             },
-            addresses: Vec::new(),
+            addresses: Default::default(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
             worker: None,
@@ -148,7 +148,7 @@ fn an_uplink_takes_the_defaults() {
             mac_limit: 0,
             weight: 1,
             storm: StormLimits::default(),
-            addresses: Vec::new(),
+            addresses: Default::default(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
             worker: None,
@@ -209,7 +209,7 @@ fn an_address_is_on_one_port_of_a_vlan() {
     let ports: String = (0..).zip(apart).map(|(n, vlan)| port(n, vlan)).collect();
     let mac = Mac::new([0x52, 0x54, 0, 0, 0, 1]);
     let config = parse(&ports);
-    assert!(config.ports.iter().all(|port| port.addresses == [mac]));
+    assert!(config.ports.iter().all(|port| port.addresses.mac == [mac]));
     for fourth in ["", "vlan = { access = 5 }", "vlan = { trunk = [9, 3] }"] {
         let text = format!("version = 1\n{ports}{}", port(9, fourth));
         let error = Config::parse("switch.toml", &text).expect_err("a VLAN is shared");

@@ -98,6 +98,17 @@ mistakes! {
     slo_misspelt: GUEST, "slo = { completion_p90 = \"20us\" }\n";
     slo_too_short: GUEST, "slo = { completion_p99 = \"0us\" }\n";
     slo_the_wrong_way_round: GUEST, "slo = { completion_p50 = \"20us\", completion_p99 = \"10us\" }\n";
+    addresses_with_no_ip_address: GUEST, "addresses = { mac = [\"52:54:00:00:00:01\"], ip = [\"192.0.2\", \"192.0.2.1/24\"] }\n";
+    addresses_with_an_empty_list_of_ip: GUEST, "addresses = { mac = [\"52:54:00:00:00:01\"], ip = [] }\n";
+    addresses_of_ip_alone: GUEST, "addresses = { ip = [\"192.0.2.1\"] }\n";
+    ip_address_on_two_ports: GUEST, "addresses = { mac = [\"52:54:00:00:00:01\"], ip = [\"192.0.2.1\"] }\n", WEB_2,
+        "addresses = { mac = [\"52:54:00:00:00:02\"], ip = [\"192.0.2.0/24\", \"192.0.2.1/32\"] }\n";
+    mirror_to_an_unknown_port: GUEST, "[[mirror]]\nname = \"ids\"\nto = \"web-11\"\n";
+    mirror_to_itself: GUEST, "[[mirror]]\nname = \"ids\"\nports = [\"web-1\"]\nto = \"web-1\"\n";
+    mirror_with_a_wrong_filter: GUEST, "[[mirror]]\nname = \"ids\"\nfilter = \"tcp prot 80\"\nto = \"web-1\"\n";
+    mirror_of_no_ports: GUEST, "[[mirror]]\nname = \"ids\"\nports = []\nto = \"web-1\"\n";
+    mirror_of_a_misspelt_pattern: GUEST, "[[mirror]]\nname = \"ids\"\nports = [\"web *\"]\nto = \"web-1\"\n";
+    mirror_twice: GUEST, WEB_2, "[[mirror]]\nname = \"ids\"\nto = \"web-1\"\n[[mirror]]\nname = \"ids\"\nto = \"web-2\"\n";
     limit_of_nothing: GUEST, "limit = {}\n";
     limit_without_a_rate: GUEST, "limit = { out = { burst = \"256KiB\" } }\n";
     limit_misspelt: GUEST, "limit = { out = { rate = \"1Gbit/s\", bursts = \"256KiB\" } }\n";

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_config::pattern;
+use crosspoint_config::{Mirror as MirrorConfig, MirrorDirection, pattern};
 use crosspoint_engine::observe::mirror::{
     MIRRORS_MAX, Mirror, MirrorCounters, MirrorOptions, PortSet,
 };
@@ -14,33 +14,12 @@ use crosspoint_packet::filter::Filter;
 
 use super::{Dataplane, Port};
 
-/// A mirror of the configuration.
-#[derive(Clone, PartialEq, Debug)]
-pub struct MirrorEntry {
-    /// Its name.
-    pub name: String,
-    /// Names or patterns of the ports whose frames are copied.
-    pub ports: Vec<String>,
-    /// Whether frames from them are copied, and frames for them.
-    pub received: bool,
-    /// See `received`.
-    pub sent: bool,
-    /// Only frames of these VLANs.
-    pub vlans: Option<Vec<u16>>,
-    /// Only frames that this filter accepts: its text.
-    pub filter: Option<String>,
-    /// The name of the port that gets the copies. There need not be such a port now.
-    pub to: String,
-    /// The VLAN of the copies. `None`: the port is the mirror's own.
-    pub to_vlan: Option<u16>,
-}
-
 /// The running mirrors.
 #[derive(Default)]
 pub(super) struct Mirrors(Vec<Known>);
 
 struct Known {
-    entry: MirrorEntry,
+    entry: MirrorConfig,
     counters: Arc<MirrorCounters>,
 }
 
@@ -62,8 +41,8 @@ impl Known {
             false => PortSet::default(),
         };
         Some(MirrorOptions {
-            received: of(entry.received),
-            sent: of(entry.sent),
+            received: of(entry.direction != MirrorDirection::Sent),
+            sent: of(entry.direction != MirrorDirection::Received),
             vlans: entry.vlans.as_deref().map(bits),
             // The configuration was checked, so it can be parsed.
             filter: entry
@@ -110,11 +89,10 @@ impl Mirrors {
     pub(super) fn reserve(&self, views: &mut [Option<PortSnapshot>]) {
         for view in views.iter_mut().flatten() {
             if self.owner(&view.name).is_some() {
-                let addresses = view
-                    .sources
-                    .as_ref()
-                    .map(|guard| guard.addresses().to_vec());
-                let guard = SourceGuard::new(addresses.unwrap_or_default());
+                let guard = match &view.sources {
+                    Some(guard) => (**guard).clone(),
+                    None => SourceGuard::new(Vec::new()),
+                };
                 view.sources = Some(Arc::new(guard.blocked(DropReason::MirrorPort)));
             }
         }
@@ -131,10 +109,10 @@ impl Mirrors {
         let status = self.0.iter().map(|known| {
             let (copied, missed) = known.counters.get();
             let entry = &known.entry;
-            let direction = match (entry.received, entry.sent) {
-                (true, false) => "received",
-                (false, true) => "sent",
-                _ => "both",
+            let direction = match entry.direction {
+                MirrorDirection::Both => "both",
+                MirrorDirection::Received => "received",
+                MirrorDirection::Sent => "sent",
             };
             let mut ports = ports.iter().flatten();
             MirrorStatus {
@@ -156,7 +134,7 @@ impl Mirrors {
 
 impl Dataplane {
     /// Replaces the mirrors. One whose name stays keeps its counts.
-    pub fn set_mirrors(&self, entries: Vec<MirrorEntry>) {
+    pub fn set_mirrors(&self, entries: Vec<MirrorConfig>) {
         let mut state = self.lock();
         let before = std::mem::take(&mut state.mirrors.0);
         if before.iter().map(|known| &known.entry).eq(&entries) {
@@ -171,7 +149,19 @@ impl Dataplane {
             };
             Known { entry, counters }
         });
-        state.mirrors.0 = known.collect();
+        let is_owned = |known: &[Known], port: &str| known.iter().any(|one| one.owns(port));
+        let known: Vec<Known> = known.collect();
+        let numbers = (0u16..).zip(&state.ports);
+        let reserved = numbers.filter_map(|(number, port)| {
+            let name = &port.as_ref()?.options.name;
+            (is_owned(&known, name) && !is_owned(&before, name)).then_some(number)
+        });
+        let reserved: Vec<u16> = reserved.collect();
+        state.mirrors.0 = known;
         drop(self.publish(&mut state, Vec::new()));
+        // What was learned there would still be sent there.
+        for number in reserved {
+            self.forget(&state, number);
+        }
     }
 }

@@ -72,7 +72,6 @@ use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 pub use direct::Uplink;
 use kept::Kept;
 use measured::Measured;
-pub use mirrors::MirrorEntry;
 pub use moving::MoveError;
 pub use options::{DataplaneOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;

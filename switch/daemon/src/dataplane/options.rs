@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crosspoint_config::LoopProtect;
+use crosspoint_config::{Addresses, LoopProtect};
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
@@ -15,7 +15,6 @@ use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_engine::stream::Source;
 use crosspoint_memory::GuestMemory;
 use crosspoint_model::status::ShownState;
-use crosspoint_packet::Mac;
 use crosspoint_vring::InflightRegion;
 use crosspoint_xsk::XskTx;
 
@@ -68,7 +67,7 @@ pub struct PortOptions {
     /// Limits on what its guest sends, and on what is sent to it.
     pub rates: RateLimits,
     /// The only source addresses that its frames may have; empty for any.
-    pub addresses: Vec<Mac>,
+    pub addresses: Addresses,
     /// Whether it may send what DHCP servers and IPv6 routers send.
     pub dhcp_server: bool,
     /// Whether its frames reach uplinks only.
@@ -97,7 +96,7 @@ impl Default for PortOptions {
             weight: 1,
             storm: StormLimits::default(),
             rates: RateLimits::default(),
-            addresses: Vec::new(),
+            addresses: Addresses::default(),
             dhcp_server: true,
             isolated: false,
             forward_control: ControlAddresses::NONE,

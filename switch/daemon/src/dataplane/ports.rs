@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crosspoint_config::LoopProtect;
+use crosspoint_config::{Addresses, LoopProtect};
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::meter::RateLimits;
-use crosspoint_packet::Mac;
 
 use super::counts::add_counts;
 use super::{Dataplane, Placed, Port, State};
@@ -29,7 +28,7 @@ pub struct PortSettings {
     pub rates: Option<RateLimits>,
     /// The only source addresses that its frames may have; empty for any. Addresses that are learned on a port where
     /// they are no longer allowed are forgotten.
-    pub addresses: Option<Vec<Mac>>,
+    pub addresses: Option<Addresses>,
     /// Whether it may send what DHCP servers and IPv6 routers send.
     pub dhcp_server: Option<bool>,
     /// Whether its frames reach uplinks only.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_config::{LoopAction, LoopProtect};
+use crosspoint_config::{Addresses, LoopAction, LoopProtect};
 use crosspoint_engine::bridge::probe::Returned;
 use crosspoint_engine::bridge::vlan::NO_VLAN;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
@@ -144,11 +144,12 @@ fn choose(ends: [Option<&Port>; 2]) -> Option<usize> {
 impl Port {
     /// The guard that limits the port to its addresses, and drops its frames while it is blocked.
     pub(super) fn guard(&self, dataplane: &Dataplane, number: u16) -> Option<Arc<SourceGuard>> {
-        let addresses = self.options.addresses.clone();
-        if self.blocked.is_none() && addresses.is_empty() {
+        let Addresses { mac, ip } = &self.options.addresses;
+        if self.blocked.is_none() && mac.is_empty() {
             return None;
         }
-        let guard = SourceGuard::new(addresses).looking(number, dataplane.probes.clone());
+        let guard = SourceGuard::new(mac.clone()).with_ips(ip);
+        let guard = guard.looking(number, dataplane.probes.clone());
         Some(Arc::new(match self.blocked {
             Some(_) => guard.blocked(DropReason::LoopBlocked),
             None => guard,

@@ -300,7 +300,14 @@ fn see_port(port: &Port) -> SeenPort {
                 out: rate(port.options.rates.out),
                 r#in: rate(port.options.rates.in_),
             },
-            addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
+            addresses_allowed: port
+                .options
+                .addresses
+                .mac
+                .iter()
+                .map(Mac::to_string)
+                .collect(),
+            ip_allowed: port.options.addresses.ip_texts(),
             forward_control: control_names(port.options.forward_control),
             loop_protect: port.options.loop_protect.map(|protect| LoopProtectStatus {
                 action: protect.action,

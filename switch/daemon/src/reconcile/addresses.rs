@@ -125,6 +125,19 @@ fn is_for(config: &Config, entry: &StaticEntry, mac: Mac, vlan: Option<u16>) -> 
 }
 
 impl Changing {
+    /// Puts the lists of the wanted configuration into use.
+    pub(super) fn take_lists(&mut self, wanted: &Config, dataplane: &Dataplane) {
+        self.config.fdb.clone_from(&wanted.fdb);
+        self.set_statics(dataplane);
+    }
+
+    /// Puts the mirrors of the wanted configuration into use. Call it before ports are opened, so that the port of a mirror
+    /// never has other traffic.
+    pub(super) fn take_mirrors(&mut self, wanted: &Config, dataplane: &Dataplane) {
+        self.config.mirrors.clone_from(&wanted.mirrors);
+        dataplane.set_mirrors(wanted.mirrors.clone());
+    }
+
     /// Puts the static addresses of the files and of commands into use.
     pub(super) fn set_statics(&self, dataplane: &Dataplane) {
         dataplane.set_statics(&self.config.fdb, &self.fdb_by_hand);

@@ -162,8 +162,8 @@ impl Running {
     pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
         let mut changing = self.lock();
         // First, so that no port learns another port's address.
-        changing.config.fdb.clone_from(&wanted.fdb);
-        changing.set_statics(&self.dataplane);
+        changing.take_mirrors(wanted, &self.dataplane);
+        changing.take_lists(wanted, &self.dataplane);
         for port in &wanted.ports {
             let attached = PortHandle::open(&self.dataplane, wanted, port)?;
             changing.ports.insert(port.name.clone(), attached);
@@ -249,6 +249,7 @@ impl Running {
             changing.set(&self.dataplane, diff);
             tracing::info!(port = %diff.name, "changed in place: {}", keys(diff));
         }
+        changing.take_mirrors(wanted, &self.dataplane);
         let mut failed = Vec::new();
         for port in &plan.add {
             let opened = changing.open(&self.dataplane, wanted, port);
@@ -264,8 +265,7 @@ impl Running {
                 tracing::warn!(port = %diff.name, "is open again with its former settings");
             }
         }
-        changing.config.fdb.clone_from(&wanted.fdb);
-        changing.set_statics(&self.dataplane);
+        changing.take_lists(wanted, &self.dataplane);
         for setting in &plan.settings {
             let key = setting.diff.key;
             match settings::apply(self, changing, wanted, setting) {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crosspoint_config::Addresses;
 use crosspoint_daemon::dataplane::PortSettings;
 use crosspoint_daemon::ports::vhost::{VhostPort, VhostPortError};
 use crosspoint_engine::bridge::storm::StormLimits;
@@ -140,10 +141,10 @@ fn what_changes_in_place_costs_no_frame() {
                         broadcast: turn,
                         ..StormLimits::default()
                     }),
-                    addresses: Some(match turn % 3 {
+                    addresses: Some(of_mac(match turn % 3 {
                         0 => Vec::new(),
                         _ => vec![Mac::new([0x52, 0x54, 0, 0, 1, 0])],
-                    }),
+                    })),
                     // More than the load is.
                     dhcp_server: Some(turn % 2 == 0),
                     isolated: None,
@@ -215,4 +216,11 @@ fn a_socket_on_which_nobody_accepts_holds_nobody_up() {
     let refused = VhostPort::open(switch.dataplane.clone(), number, "taken", &config);
     assert!(matches!(refused, Err(VhostPortError::InUse { .. })));
     assert!(start.elapsed() < Duration::from_secs(5) && path.exists());
+}
+
+fn of_mac(mac: Vec<Mac>) -> Addresses {
+    Addresses {
+        mac,
+        ip: Vec::new(),
+    }
 }

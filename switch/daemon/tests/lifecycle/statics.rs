@@ -172,7 +172,7 @@ fn what_a_command_keeps_is_in_a_file_that_can_be_read() {
     };
     assert_eq!(add(FIRST, true).expect("it is added").vlan, Some(10));
     add(LATER, false).expect("it is added");
-    assert_eq!(in_files(), [first.clone()]);
+    assert_eq!(in_files(), std::slice::from_ref(&first));
     assert_eq!(origin(&host, FIRST).map(|(of, _)| of), Some(Origin::File));
     assert_eq!(
         origin(&host, LATER).map(|(of, _)| of),
@@ -182,7 +182,7 @@ fn what_a_command_keeps_is_in_a_file_that_can_be_read() {
     // A reload changes neither, and tells which one is in no file.
     let plan: PlanAnswer = ask_as(&host, r#"{"plan":{}}"#).expect("a plan");
     assert!(plan.is_empty(), "{plan:?}");
-    assert_eq!(plan.fdb_not_in_files, [later.clone()]);
+    assert_eq!(plan.fdb_not_in_files, std::slice::from_ref(&later));
     host.daemon.reload();
     assert_eq!(
         origin(&host, LATER).map(|(of, _)| of),

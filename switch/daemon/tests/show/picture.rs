@@ -145,6 +145,7 @@ fn guest() -> PortStatus {
             r#in: RateStatus::default(),
         },
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
+        ip_allowed: vec!["192.0.2.10".into(), "2001:db8::/64".into()],
         forward_control: Vec::new(),
         looping: false,
         blocked_with: None,

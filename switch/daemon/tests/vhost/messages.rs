@@ -1,5 +1,6 @@
 //! Messages that the `vhost` crate does not know, in the form that front ends send.
 
+use crosspoint_config::Addresses;
 use crosspoint_daemon::dataplane::PortSettings;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, protocol, request};
 use crosspoint_guest::net::features;
@@ -243,7 +244,10 @@ fn an_address_that_is_not_the_ports_is_not_announced() {
     let [own, others, free] = [1, 2, 3].map(|last| Mac::new([0x52, 0x54, 0, 0, 0, last]));
     for (name, mac) in [("a", own), ("b", others)] {
         let number = switch.dataplane.port_number(name).expect("a port");
-        let addresses = Some(vec![mac]);
+        let addresses = Some(Addresses {
+            mac: vec![mac],
+            ip: Vec::new(),
+        });
         switch.dataplane.set_port(
             number,
             PortSettings {

@@ -247,7 +247,10 @@ fn send_to(
     for pick in flooded(burst, &tx.flood_groups) {
         tx.flood.copies[index_of(pick)] += 1;
     }
-    let refused = refusal(burst, flooded(burst, &tx.flood_groups), (number, port), tx);
+    let source = to.view.port(to.ingress);
+    let waits = port.is_uplink && source.is_some_and(|source| !source.is_uplink);
+    let picks = flooded(burst, &tx.flood_groups);
+    let refused = refusal(burst, picks, (number, port), waits, tx);
     if let Some(reason) = refused {
         let counters = port.counters.at(tx.worker, 0);
         counters.drop(reason, copies);
@@ -268,17 +271,18 @@ fn send_to(
 }
 
 /// Returns why these copies, flooded or mirrored, are not sent to a port, if they are not: the port has used more than its
-/// share of a busy worker, or its rate.
+/// share of a busy worker, or its rate. `waits`: their sender waits for the rate, so they pass.
 pub(crate) fn refusal(
     burst: &Burst,
     picks: impl Iterator<Item = TxEntry>,
     (number, port): (u16, &PortSnapshot),
+    waits: bool,
     tx: &Tx,
 ) -> Option<DropReason> {
     if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
         return Some(DropReason::OverShare);
     }
-    let meter = port.meter_in.as_ref()?;
+    let meter = port.meter_in.as_ref().filter(|_| !waits)?;
     let frames = picks.filter_map(|pick| burst.frames().get(index_of(pick)));
     let size = frames.map(Size::of).sum();
     (meter.police(size, tsc()) == Policed::Drop).then_some(DropReason::RateExceeded)

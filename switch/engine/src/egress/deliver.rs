@@ -13,7 +13,6 @@ use crate::egress::queue::EgressQueue;
 use crate::egress::tx::Asked;
 use crate::egress::tx::Groups;
 use crate::egress::tx::Tx;
-use crate::egress::uplink::NicUse;
 use crate::observe::counters::QueueCounters;
 use crate::observe::mirror;
 use crate::observe::tap;
@@ -44,7 +43,8 @@ pub(crate) struct TxResult {
 #[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    (tx.nic_use, tx.flood_cycles) = (NicUse::default(), 0);
+    tx.nic_use.begin();
+    tx.flood_cycles = 0;
     tx.groups.clear();
     tx.spreads.clear();
     tx.work = Work::default();
@@ -106,9 +106,10 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         ingress,
     };
     let is_mirrored = !view.mirrors.is_empty();
-    if is_mirrored {
-        mirror::send(burst, to, tx, from, &mut tally);
-    }
+    let mirrored = match is_mirrored {
+        true => mirror::choose(burst, ingress, view),
+        false => mirror::Chosen::default(),
+    };
     if flood {
         let began = tsc();
         flood::send(burst, to, tx, from, &mut tally);
@@ -117,6 +118,9 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     let groups = std::mem::take(&mut tx.groups);
     send_groups(burst, &groups, to, tx, from, &mut tally);
     tx.groups = groups;
+    if is_mirrored {
+        mirror::send(burst, mirrored, to, tx, from, &mut tally);
+    }
     tx.asked = Asked {
         made: tally.made,
         own: tally.work,

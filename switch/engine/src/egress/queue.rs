@@ -182,6 +182,7 @@ impl EgressQueue<'_> {
                     DropReason::PortDown,
                     all - outcome.frames - outcome.dropped(),
                 );
+                self.nic_use.add(self.number, outcome.frames, outcome.bytes);
                 tally.refused += outcome.refused;
                 count_delivered(outcome.frames, outcome.bytes, to);
                 outcome.frames
@@ -221,8 +222,6 @@ impl EgressQueue<'_> {
                 if let NicTx::Own(_) = &**nic {
                     self.nic_use.copies += outcome.frames;
                 }
-                self.nic_use.bytes += outcome.bytes;
-                self.nic_use.port = self.number;
                 outcome
             }
             None => NicOutcome::default(),

@@ -201,6 +201,8 @@ pub struct Tx {
     pub(crate) direct: Option<Box<Direct>>,
     /// What the last burst sent to NICs.
     pub(crate) nic_use: NicUse,
+    /// What its mirrors sent to NICs.
+    pub(crate) mirror_use: NicUse,
     /// Serial number of the burst's first frame, for taps.
     pub(crate) serial: u64,
     /// How the burst is spread over the queues of each port, fixed with its first frame,
@@ -234,6 +236,7 @@ impl Tx {
             joiner: Gro::default(),
             direct: None,
             nic_use: NicUse::default(),
+            mirror_use: NicUse::default(),
             serial: 0,
             spreads: Vec::with_capacity(BURST),
             looks: 0,

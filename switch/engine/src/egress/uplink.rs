@@ -1,13 +1,19 @@
-//! Shares an uplink that is full among the guests that send through it.
+//! Shares an uplink that is full among the ports that send through it.
 //!
 //! An uplink is full while less than a quarter of a worker's transmit ring is free, or while its rate (`limit.in`) is used
 //! up. Then the guests that send through it are polled in proportion to their weights, by bytes, across all workers; the
 //! others wait, and their frames with them, in their rings. No frame is lost for that. A guest that waits for an uplink
-//! waits with all its frames, also with those for other ports: what a ring holds is not known before it is read.
+//! waits with all its frames, also with those for other ports: what a ring holds is not known before it is read. Frames of
+//! another uplink cannot wait; those of an uplink that is ahead are dropped while the rate is used up (`stages/meter.rs`).
 //!
 //! Each sender has an account of virtual time: bytes over its weight, as in start-time fair queueing (Goyal et al., SIGCOMM
-//! '96). The least account among the senders that want to send is the *horizon*. A sender that is more than
-//! [`SLACK`] ahead of it waits. Unused time is not saved up: a sender that joins starts level with the horizon.
+//! '96). The least account among the senders that compete is the *horizon*. A sender that is more than [`SLACK`] ahead of it
+//! waits.
+//!
+//! - A sender competes if its last burst was for the uplink alone and left frames behind. A guest that sends little through
+//!   the uplink, and much elsewhere, holds up no other.
+//! - A sender that joins starts level with the horizon: unused time is not saved up.
+//! - The uplink is kept busy: [`HOLD`] after it was last found full, no sender waits.
 //!
 //! While an uplink is not full, nothing is charged and no stream waits; a burst for it pays one look at the ring's room.
 
@@ -21,30 +27,34 @@ use crosspoint_frame::{BURST, Clock};
 use crate::MAX_PORTS;
 use crate::egress::tx::Tx;
 use crate::snapshot::{Egress, PortSnapshot, Snapshot};
+use crate::stages::meter::Size;
 use crate::stream::Stream;
 
-/// An uplink counts as full for this long after it was found full, or after its rate allows more: a worker that slept, or
-/// lost its core, finds the accounts as they were.
+/// Senders that are ahead wait for this long after the uplink was found full, or after its rate allows more.
+const HOLD: Duration = Duration::from_millis(2);
+/// The accounts are kept for this long after that: a worker that slept, or lost its core, finds them as they were.
 const FULL_FOR: Duration = Duration::from_millis(10);
 /// A sender stops competing this long after it last wanted to send, for the same reason. One that has nothing to send stops
 /// at once.
 const CLAIM: Duration = Duration::from_millis(10);
-/// The horizon is computed anew after this time.
+/// The horizon is computed again after this time.
 const RENEW: Duration = Duration::from_micros(5);
-/// A NIC that takes nothing for this long is stuck, and its senders go on: their frames for it are dropped, and their other
-/// frames arrive.
+/// A ring whose room does not change for this long is stuck: its senders go on, their frames for it are dropped, and their
+/// other frames arrive.
 const STUCK: Duration = Duration::from_millis(100);
 /// How far a sender of weight 1 may be ahead of the horizon, bytes: some full frames, so that bursts are worth their cost.
 const SLACK: u64 = 32 << 10;
 /// Binary places of virtual time, so that large weights are exact.
 const SHIFT: u32 = 8;
 /// Most frames in a burst of a guest whose uplink is full: turns are short, and shares exact over a short time.
-pub(crate) const FULL_BURST: usize = 16;
+const FULL_BURST: usize = 16;
+/// Descriptors that a large frame may take: 64 KiB in segments of 1448 bytes.
+const FRAME_DESCRIPTORS: usize = 46;
 
 /// One sender's account.
 #[derive(Debug, Default)]
 struct Sender {
-    /// Virtual time.
+    /// Virtual time. It may wrap: times are compared by their difference.
     sent: AtomicU64,
     /// When it last wanted to send, cycles.
     claimed_at: AtomicU64,
@@ -53,18 +63,31 @@ struct Sender {
 /// The accounts of an uplink's senders, shared by all workers.
 #[derive(Debug)]
 pub struct UplinkShare {
-    /// Cycles; 0: it was never full.
+    /// Until when the uplink was full, cycles; 0: it never was.
     full_until: CachePadded<AtomicU64>,
     horizon: CachePadded<AtomicU64>,
     renewed_at: AtomicU64,
     /// Senders that compete, a bit for each.
     competing: [AtomicU64; MAX_PORTS / 64],
     senders: Box<[Sender]>,
-    /// [`FULL_FOR`], [`CLAIM`], [`RENEW`] and [`STUCK`], cycles.
+    /// [`HOLD`], [`FULL_FOR`], [`CLAIM`], [`RENEW`] and [`STUCK`], cycles.
+    hold: u64,
     full_for: u64,
     claim: u64,
     renew: u64,
     stuck: u64,
+}
+
+/// Whether virtual time `a` is later than `b`.
+fn is_later(a: u64, b: u64) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
+/// Moves virtual time forward to `to`. Two workers may do it at once: the next one that does it repairs it.
+fn advance(time: &AtomicU64, to: u64) {
+    if is_later(to, time.load(Ordering::Relaxed)) {
+        time.store(to, Ordering::Relaxed);
+    }
 }
 
 impl UplinkShare {
@@ -76,6 +99,7 @@ impl UplinkShare {
             renewed_at: AtomicU64::new(0),
             competing: [const { AtomicU64::new(0) }; MAX_PORTS / 64],
             senders: (0..MAX_PORTS).map(|_| Sender::default()).collect(),
+            hold: clock.cycles(HOLD),
             full_for: clock.cycles(FULL_FOR),
             claim: clock.cycles(CLAIM),
             renew: clock.cycles(RENEW),
@@ -85,13 +109,14 @@ impl UplinkShare {
 
     /// Notes at `now` that the uplink is full, for the next `wait` cycles at least.
     fn note_full(&self, now: u64, wait: u64) {
-        let until = now.saturating_add(wait).saturating_add(self.full_for);
-        self.full_until.store(until, Ordering::Relaxed);
+        self.full_until
+            .store(now.saturating_add(wait), Ordering::Relaxed);
     }
 
-    /// Returns whether it was found full a short time ago.
-    fn is_full(&self, now: u64) -> bool {
-        now < self.full_until.load(Ordering::Relaxed)
+    /// Returns whether it was full at most `grace` cycles ago.
+    fn was_full(&self, now: u64, grace: u64) -> bool {
+        let until = self.full_until.load(Ordering::Relaxed);
+        until != 0 && now < until.saturating_add(grace)
     }
 
     /// Notes that a sender wants to send at `now`.
@@ -104,30 +129,38 @@ impl UplinkShare {
         sender.claimed_at.store(now, Ordering::Relaxed);
         let bit = 1 << (index % 64);
         if word.load(Ordering::Relaxed) & bit == 0 {
-            let horizon = self.horizon.load(Ordering::Relaxed);
-            sender.sent.fetch_max(horizon, Ordering::Relaxed);
+            advance(&sender.sent, self.horizon.load(Ordering::Relaxed));
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
-    /// Notes that a sender has nothing to send.
+    /// Notes that a sender does not compete.
     fn release(&self, port: u16) {
-        if let Some(word) = self.competing.get(usize::from(port) / 64) {
-            word.fetch_and(!(1 << (port % 64)), Ordering::Relaxed);
+        let (bit, word) = (1 << (port % 64), self.competing.get(usize::from(port) / 64));
+        if let Some(word) = word
+            && word.load(Ordering::Relaxed) & bit != 0
+        {
+            word.fetch_and(!bit, Ordering::Relaxed);
         }
     }
 
-    /// Charges a sender with what it has sent.
-    fn charge(&self, port: u16, weight: u32, bytes: u64, now: u64) {
+    /// Charges a sender with what it has sent. `competes`: it wants to send more.
+    fn charge(&self, port: u16, weight: u32, bytes: u64, competes: bool, now: u64) {
         self.claim(port, now);
         if let Some(sender) = self.senders.get(usize::from(port)) {
             let time = (bytes << SHIFT) / u64::from(weight.max(1));
             sender.sent.fetch_add(time, Ordering::Relaxed);
         }
+        if !competes {
+            self.release(port);
+        }
     }
 
     /// Returns whether a sender waits for the others.
-    fn is_ahead(&self, port: u16, now: u64) -> bool {
+    pub(crate) fn is_ahead(&self, port: u16, now: u64) -> bool {
+        if !self.was_full(now, self.hold) {
+            return false;
+        }
         let renewed_at = self.renewed_at.load(Ordering::Relaxed);
         if now.saturating_sub(renewed_at) >= self.renew {
             self.renewed_at.store(now, Ordering::Relaxed);
@@ -136,31 +169,33 @@ impl UplinkShare {
         let horizon = self.horizon.load(Ordering::Relaxed);
         let sender = self.senders.get(usize::from(port));
         let sent = sender.map_or(0, |sender| sender.sent.load(Ordering::Relaxed));
-        sent > horizon + (SLACK << SHIFT)
+        is_later(sent, horizon.wrapping_add(SLACK << SHIFT))
     }
 
     /// Finds the least account among the senders that compete. At most [`MAX_PORTS`] are looked at.
     fn renew_horizon(&self, now: u64) {
-        let mut least = u64::MAX;
+        let mut least: Option<u64> = None;
         for (number, word) in self.competing.iter().enumerate() {
             let mut left = word.load(Ordering::Relaxed);
             while left != 0 {
                 let bit = left.trailing_zeros();
                 left &= left - 1;
-                let port = number * 64 + bit as usize;
-                let Some(sender) = self.senders.get(port) else {
+                let Some(sender) = self.senders.get(number * 64 + bit as usize) else {
                     continue;
                 };
                 let claimed_at = sender.claimed_at.load(Ordering::Relaxed);
                 if now.saturating_sub(claimed_at) > self.claim {
                     word.fetch_and(!(1 << bit), Ordering::Relaxed);
-                } else {
-                    least = least.min(sender.sent.load(Ordering::Relaxed));
+                    continue;
+                }
+                let sent = sender.sent.load(Ordering::Relaxed);
+                if least.is_none_or(|least| is_later(least, sent)) {
+                    least = Some(sent);
                 }
             }
         }
-        if least != u64::MAX {
-            self.horizon.fetch_max(least, Ordering::Relaxed);
+        if let Some(least) = least {
+            advance(&self.horizon, least);
         }
     }
 }
@@ -170,21 +205,63 @@ impl UplinkShare {
 pub(crate) struct UplinkWait {
     /// The uplink's port.
     port: u16,
-    /// When the stream was last polled, cycles.
+    /// The ring's room when it was last looked at, and since when it is that; cycles.
+    room: usize,
     since: u64,
+    /// Most frames of the next burst.
+    pub(crate) frames_max: usize,
+}
+
+/// What the last burst sent through one uplink.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    port: u16,
+    size: Size,
 }
 
 /// What the last burst sent through uplinks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct NicUse {
     /// Whether copies went to a NIC.
     pub(crate) is_used: bool,
     /// Copies that went to NIC queues whose doorbells this worker rings.
     pub(crate) copies: u32,
-    /// Bytes that NICs took.
-    pub(crate) bytes: u64,
-    /// The port of the last one.
-    pub(crate) port: u16,
+    /// What NICs took, by port.
+    sent: Vec<Sent>,
+}
+
+impl Default for NicUse {
+    fn default() -> NicUse {
+        NicUse {
+            is_used: false,
+            copies: 0,
+            // A burst has at most as many destinations as frames.
+            sent: Vec::with_capacity(BURST),
+        }
+    }
+}
+
+impl NicUse {
+    /// Forgets the last burst.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self) {
+        (self.is_used, self.copies) = (false, 0);
+        self.sent.clear();
+    }
+
+    /// Adds what the NIC of a port took.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, port: u16, frames: u32, bytes: u64) {
+        let size = Size {
+            bytes,
+            packets: u64::from(frames),
+        };
+        if let Some(sent) = self.sent.iter_mut().find(|sent| sent.port == port) {
+            sent.size = [sent.size, size].into_iter().sum();
+        } else if self.sent.len() < self.sent.capacity() {
+            self.sent.push(Sent { port, size });
+        }
+    }
 }
 
 /// The uplink of a port number and its accounts.
@@ -199,35 +276,60 @@ fn rate_wait(port: &PortSnapshot, now: u64) -> u64 {
     meter.map_or(0, |meter| meter.wait(now))
 }
 
-/// Notes what a guest's burst has sent through an uplink: if that is full, the guest is charged.
-#[inline(never)]
-pub(crate) fn note(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64) {
-    let NicUse { port, bytes, .. } = tx.nic_use;
-    let Some((uplink, share)) = share_of(view, port) else {
-        return;
-    };
-    // What a guest's own queue takes is not shared.
-    if stream.is_nic() || bytes == 0 {
-        return;
-    }
-    let (room, size) = tx.nic_room(port);
-    let rate_wait = rate_wait(uplink, now);
-    if room < size / 4 || rate_wait > 0 {
-        share.note_full(now, rate_wait);
-    } else if !share.is_full(now) {
-        stream.uplink = None;
-        return;
-    }
-    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
-    share.charge(stream.id.0, weight, bytes, now);
-    stream.uplink = Some(UplinkWait { port, since: now });
+/// Returns how many frames may follow into a ring with this room.
+fn frames_max(room: usize) -> usize {
+    (room / FRAME_DESCRIPTORS).clamp(1, FULL_BURST)
 }
 
-/// Returns whether a stream is not polled now, because the uplink of its last burst is full.
+/// Pays for what a burst of `count` frames has sent through uplinks, by their rates; and if one of them is full, notes that
+/// the stream waits for it.
+#[inline(never)]
+pub(crate) fn note(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, count: usize, now: u64) {
+    let before = stream.uplink.take();
+    for index in 0..tx.nic_use.sent.len() {
+        let Some(Sent { port, size }) = tx.nic_use.sent.get(index).copied() else {
+            break;
+        };
+        let Some((uplink, share)) = share_of(view, port) else {
+            continue;
+        };
+        // Another uplink's frames have been policed, and paid for.
+        if let (Some(meter), false) = (&uplink.meter_in, stream.is_nic()) {
+            meter.take(size, now);
+        }
+        let (room, ring_size) = tx.nic_room(port);
+        let rate_wait = rate_wait(uplink, now);
+        if room < ring_size / 4 || rate_wait > 0 {
+            share.note_full(now, rate_wait);
+        } else if !share.was_full(now, share.full_for) {
+            continue;
+        }
+        let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
+        let is_alone = tx.nic_use.sent.len() == 1 && size.packets >= count as u64;
+        let competes = is_alone && (stream.has_backlog() || stream.is_nic());
+        share.charge(stream.id.0, weight, size.bytes, competes, now);
+        if !stream.is_nic() {
+            stream.uplink = Some(UplinkWait {
+                port,
+                room,
+                since: now,
+                frames_max: frames_max(room),
+            });
+        }
+    }
+    if let Some(before) = before
+        && stream.uplink.is_none_or(|now| now.port != before.port)
+    {
+        release(stream, view, before);
+    }
+}
+
+/// Returns whether a stream is not polled now, because the uplink of its last burst is full. Call it for a stream that would
+/// be polled otherwise: it competes.
 #[cold]
 #[inline(never)]
 pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64) -> bool {
-    let (Some(wait), id) = (stream.uplink, stream.id.0) else {
+    let (Some(mut wait), id) = (stream.uplink, stream.id.0) else {
         return false;
     };
     let known = share_of(view, wait.port).filter(|(port, _)| matches!(port.egress, Egress::Nic));
@@ -239,26 +341,37 @@ pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64)
     let rate_wait = rate_wait(uplink, now);
     if room < size / 4 || rate_wait > 0 {
         share.note_full(now, rate_wait);
-    } else if !share.is_full(now) {
+    } else if !share.was_full(now, share.full_for) {
         share.release(id);
         stream.uplink = None;
         return false;
     }
-    share.claim(id, now);
-    let is_stuck = now.saturating_sub(wait.since) > share.stuck;
-    if rate_wait > 0 || (room < BURST && !is_stuck) || share.is_ahead(id, now) {
-        return true;
+    if room != wait.room {
+        (wait.room, wait.since) = (room, now);
     }
-    stream.uplink = Some(UplinkWait { since: now, ..wait });
-    false
+    wait.frames_max = frames_max(room);
+    stream.uplink = Some(wait);
+    if room < BURST {
+        // Others may have room: they do not wait for this ring.
+        share.release(id);
+        return now.saturating_sub(wait.since) <= share.stuck;
+    }
+    if stream.has_backlog() {
+        share.claim(id, now);
+    }
+    rate_wait > 0 || share.is_ahead(id, now)
 }
 
-/// Notes that a stream whose uplink is full has no frames.
+/// Notes that a stream whose uplink is full has no frames for it.
 #[cold]
-pub(crate) fn note_empty(stream: &Stream, view: &Snapshot) {
-    if let Some(wait) = stream.uplink
-        && let Some((_, share)) = share_of(view, wait.port)
-    {
+pub(crate) fn note_unused(stream: &mut Stream, view: &Snapshot) {
+    if let Some(wait) = stream.uplink {
+        release(stream, view, wait);
+    }
+}
+
+fn release(stream: &Stream, view: &Snapshot, wait: UplinkWait) {
+    if let Some((_, share)) = share_of(view, wait.port) {
         share.release(stream.id.0);
     }
 }
@@ -297,7 +410,7 @@ mod tests {
                     share.claim(port as u16, now);
                     if !share.is_ahead(port as u16, now) {
                         let bytes = *sizes.next().unwrap();
-                        share.charge(port as u16, weights[port], bytes, now);
+                        share.charge(port as u16, weights[port], bytes, true, now);
                         sent[port] += bytes;
                     }
                 }
@@ -317,10 +430,11 @@ mod tests {
             let mut sent = [0u64; 2];
             for _ in 0..rounds {
                 now += share.renew;
+                share.note_full(now, 0);
                 for port in ports {
                     share.claim(*port, now);
                     if !share.is_ahead(*port, now) {
-                        share.charge(*port, 1, 1500, now);
+                        share.charge(*port, 1, 1500, true, now);
                         sent[usize::from(*port)] += 1500;
                     }
                 }
@@ -334,5 +448,42 @@ mod tests {
         assert!(alone[0] > 1500 * 4900, "{alone:?}");
         let both = send(&[0, 1], 1000);
         assert!(both[0].abs_diff(both[1]) <= SLACK + 1500, "{both:?}");
+    }
+
+    /// A sender that does not compete, since it sends elsewhere too, holds up no other, and is charged for what it sends.
+    #[test]
+    fn a_sender_that_does_not_compete_holds_up_no_other() {
+        let share = UplinkShare::new(&CLOCK);
+        let (mut now, mut sent) = (1_000_000, [0u64; 2]);
+        for _ in 0..5000 {
+            now += share.renew;
+            share.note_full(now, 0);
+            if !share.is_ahead(0, now) {
+                share.charge(0, 1, 60, false, now);
+                sent[0] += 60;
+            }
+            share.claim(1, now);
+            if !share.is_ahead(1, now) {
+                share.charge(1, 1, 1500, true, now);
+                sent[1] += 1500;
+            }
+        }
+        assert_eq!(sent, [5000 * 60, 5000 * 1500]);
+    }
+
+    /// When the uplink is not full any more, no sender waits, and accounts that wrap are compared as others are.
+    #[test]
+    fn no_sender_waits_for_an_uplink_with_room_and_accounts_may_wrap() {
+        let share = UplinkShare::new(&CLOCK);
+        let now = 1_000_000;
+        for sender in &share.senders {
+            sender.sent.store(u64::MAX - 10, Ordering::Relaxed);
+        }
+        share.horizon.store(u64::MAX - 10, Ordering::Relaxed);
+        share.note_full(now, 0);
+        share.claim(1, now);
+        share.charge(0, 1, 1 << 20, true, now);
+        assert!(share.is_ahead(0, now + share.renew) && !share.is_ahead(1, now + share.renew));
+        assert!(!share.is_ahead(0, now + share.hold));
     }
 }

@@ -137,7 +137,7 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
     }
     // On an unaware port `admit` also places dropped frames, so check first that `parse` has not dropped it.
     if pending(burst) {
-        admit(burst, view.port(specimen.ingress));
+        admit(burst, specimen.ingress, view);
     }
     let is_pending = pending(burst);
     if let Some(frame) = burst.frames_mut().first_mut() {

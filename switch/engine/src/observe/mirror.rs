@@ -2,8 +2,8 @@
 //! uplink.
 //!
 //! A mirror copies the frames that are forwarded: those of a burst that has been looked up, less the dropped ones. The
-//! copies are made before the burst is delivered, by the worker that has it, within the burst's budget of work. They never
-//! delay the other copies: what the mirror's port has no room for is dropped there and counted as missed.
+//! copies are made after the burst is delivered, by the worker that has it, with what is left of the burst's budget of work.
+//! What the mirror's port has no room for is dropped there and counted as missed.
 //!
 //! Without mirrors the cost is one check of an empty list per burst.
 
@@ -204,75 +204,116 @@ impl Mirror {
     }
 }
 
-/// Sends the mirrors' copies of a burst that has been looked up. Its frames stay where they are.
+/// The frames of a burst that each mirror copies, by bits.
+pub(crate) type Chosen = [u64; MIRRORS_MAX];
+
+/// Chooses the frames of a burst that has been looked up. Their memory stays where it is: it is needed twice.
+#[cold]
+#[inline(never)]
+pub(crate) fn choose(burst: &Burst, ingress: u16, view: &Snapshot) -> Chosen {
+    let mut chosen = [0; MIRRORS_MAX];
+    for (frames, mirror) in chosen.iter_mut().zip(&view.mirrors) {
+        if mirror.output() == ingress || view.port(mirror.output()).is_none() {
+            continue;
+        }
+        for (index, frame) in burst.frames().iter().enumerate() {
+            if mirror.wants(burst, frame, ingress, view) {
+                burst.lease().close_frame(index);
+                // A burst has no more frames than the mask has bits.
+                *frames |= 1 << index;
+            }
+        }
+    }
+    chosen
+}
+
+/// Sends the copies of the chosen frames, after the burst's own copies: they use what is left of its budget of work.
 #[cold]
 #[inline(never)]
 pub(crate) fn send(
     burst: &Burst,
+    chosen: Chosen,
     to: Destinations<'_>,
     tx: &mut Tx,
     from: &QueueCounters,
     tally: &mut TxResult,
 ) {
-    for mirror in &to.view.mirrors {
-        let Some(port) = to.view.port(mirror.output()) else {
-            continue;
-        };
-        if mirror.output() == to.ingress {
-            continue;
+    // What a mirror sends through an uplink is policed there: the sender neither waits nor pays for it. Its own NIC queue
+    // does not take it either, since its buffers would wait for that.
+    tx.mirror_use.begin();
+    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
+    let direct = tx.direct.take();
+    for (frames, mirror) in chosen.into_iter().zip(&to.view.mirrors) {
+        let port = to.view.port(mirror.output()).filter(|_| frames != 0);
+        if let Some(port) = port {
+            send_one(burst, (frames, mirror, port), to, tx, from, tally);
         }
-        let (copies, cost) = collect(burst, mirror, port, to, tx);
-        if copies == 0 {
-            continue;
-        }
-        from.mirror_copies.add(copies);
-        let before = (tally.delivered, tally.dropped);
-        match refusal(burst, mirror, port, cost, tx) {
-            Some(reason) => {
-                match reason {
-                    DropReason::BurstBudget => from.drop(reason, copies as u32),
-                    reason => port.counters.at(tx.worker, 0).drop(reason, copies as u32),
-                }
-                tally.dropped += copies;
-                if !to.view.taps.is_empty() {
-                    let picks = tx.flood_groups.iter().flat_map(|group| &group.picks);
-                    let picks = (picks.copied(), reason);
-                    tap::refused(burst, picks, mirror.output(), to.view, tx);
-                }
-            }
-            None => {
-                tx.work.spend(cost);
-                tally.made += cost;
-                let groups = std::mem::take(&mut tx.flood_groups);
-                let work = tally.work;
-                send_groups(burst, &groups, to, tx, from, tally);
-                tx.flood_groups = groups;
-                tx.work.spend(tally.work - work);
-            }
-        }
-        let worker = tx.worker;
-        mirror.count(worker, |of| &of.copied, tally.delivered - before.0);
-        mirror.count(worker, |of| &of.missed, tally.dropped - before.1);
     }
+    tx.direct = direct;
+    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
+    tx.nic_use.copies += tx.mirror_use.copies;
+    tx.nic_use.is_used |= tx.mirror_use.is_used;
 }
 
-/// Collects the frames that a mirror copies. Returns their number and the cost of the copies.
-fn collect(
+/// Sends one mirror's copies.
+fn send_one(
     burst: &Burst,
-    mirror: &Mirror,
-    port: &PortSnapshot,
+    (frames, mirror, port): (u64, &Mirror, &PortSnapshot),
     to: Destinations<'_>,
     tx: &mut Tx,
-) -> (u64, u32) {
+    from: &QueueCounters,
+    tally: &mut TxResult,
+) {
+    let (copies, cost) = collect(burst, (frames, mirror, port), to, tx);
+    from.mirror_copies.add(u64::from(frames.count_ones()));
+    let before = (tally.delivered, tally.dropped);
+    let left = frames.count_ones() - copies;
+    from.drop(DropReason::BurstBudget, left);
+    tally.dropped += u64::from(left);
+    let number = mirror.output();
+    let picks = || {
+        let groups = tx.flood_groups.iter();
+        groups.flat_map(|group| &group.picks).copied()
+    };
+    match flood::refusal(burst, picks(), (number, port), false, tx) {
+        Some(reason) => {
+            port.counters.at(tx.worker, 0).drop(reason, copies);
+            tally.dropped += u64::from(copies);
+            if !to.view.taps.is_empty() {
+                tap::refused(burst, (picks(), reason), number, to.view, tx);
+            }
+        }
+        None => {
+            tx.work.spend(cost);
+            tally.made += cost;
+            let groups = std::mem::take(&mut tx.flood_groups);
+            let work = tally.work;
+            send_groups(burst, &groups, to, tx, from, tally);
+            tx.flood_groups = groups;
+            tx.work.spend(tally.work - work);
+        }
+    }
+    let worker = tx.worker;
+    mirror.count(worker, |of| &of.copied, tally.delivered - before.0);
+    mirror.count(worker, |of| &of.missed, tally.dropped - before.1);
+}
+
+/// Collects the chosen frames, as many as the burst's budget allows. Returns their number and the cost of the copies.
+fn collect(
+    burst: &Burst,
+    (frames, mirror, port): (u64, &Mirror, &PortSnapshot),
+    to: Destinations<'_>,
+    tx: &mut Tx,
+) -> (u32, u32) {
     tx.flood_groups.clear();
     let (mut copies, mut cost) = (0, Work::PORT);
-    for (index, frame) in burst.frames().iter().enumerate() {
-        cost += Work::TRIED;
-        if !mirror.wants(burst, frame, to.ingress, to.view) {
-            continue;
+    let chosen = burst.frames().iter().enumerate();
+    for (index, frame) in chosen.filter(|(index, _)| frames >> index & 1 == 1) {
+        let more = cost + Work::TRIED + flood::cost_of(burst, frame);
+        if tx.work.left() < more {
+            break;
         }
-        // Its memory stays here: it is needed twice.
-        burst.lease().close_frame(index);
+        cost = more;
         let mut queue = 0;
         if let Some(queues) = port.spreads() {
             let hash = to.view.flows.hash(frame.headers());
@@ -287,22 +328,6 @@ fn collect(
         };
         tx.flood_groups.push(mirror.output(), queue, pick);
         copies += 1;
-        cost += flood::cost_of(burst, frame);
     }
     (copies, cost)
-}
-
-/// Returns why the copies are not made, if they are not.
-fn refusal(
-    burst: &Burst,
-    mirror: &Mirror,
-    port: &PortSnapshot,
-    cost: u32,
-    tx: &Tx,
-) -> Option<DropReason> {
-    if tx.work.left() < cost {
-        return Some(DropReason::BurstBudget);
-    }
-    let picks = tx.flood_groups.iter().flat_map(|group| &group.picks);
-    flood::refusal(burst, picks.copied(), (mirror.output(), port), tx)
 }

@@ -6,17 +6,20 @@
 use std::sync::Arc;
 
 use crosspoint_frame::{Burst, Frame};
-use crosspoint_packet::{DropReason, Mac};
+use crosspoint_packet::{DropReason, IpNet, Mac};
 
 use crate::bridge::probe::Probes;
 use crate::bridge::vlan::VlanPolicy;
 use crate::snapshot::PortSnapshot;
+use crate::stages::port_security::{BoundIps, IpGuard};
 
 /// The source addresses that frames of one port may have; none while the port is blocked.
 #[derive(Clone)]
 pub struct SourceGuard {
     /// Ascending.
     addresses: Box<[Mac]>,
+    /// The IP addresses that they may have; `None` for any.
+    ips: Option<IpGuard>,
     /// Why no frame passes, if none does.
     blocked: Option<DropReason>,
     /// The port's number, and the probes to recognize among refused frames.
@@ -29,9 +32,16 @@ impl SourceGuard {
         addresses.sort_unstable();
         SourceGuard {
             addresses: addresses.into(),
+            ips: None,
             blocked: None,
             probes: None,
         }
+    }
+
+    /// Returns the same guard, which also allows these IP addresses only. An empty list allows any.
+    pub fn with_ips(self, prefixes: &[IpNet]) -> SourceGuard {
+        let ips = (!prefixes.is_empty()).then(|| IpGuard::new(prefixes, &self.addresses));
+        SourceGuard { ips, ..self }
     }
 
     /// Returns the same guard for port `port`, which also recognizes loop probes, from any address.
@@ -90,6 +100,9 @@ impl SourceGuard {
                 before = Some(frame.src);
             }
         }
+        if let Some(ips) = &self.ips {
+            ips.enforce(burst, |mac| self.has(mac));
+        }
     }
 
     #[cold]
@@ -118,21 +131,26 @@ pub struct Bindings {
     bound: Box<[(Mac, u16)]>,
     /// By address and VLAN, ascending.
     statics: Arc<[StaticAddress]>,
+    ips: BoundIps,
 }
 
 impl Bindings {
     /// Returns the bindings of these ports, by number.
     pub fn new(ports: &[Option<PortSnapshot>]) -> Bindings {
+        let guards = || {
+            let numbered = (0u16..).zip(ports);
+            numbered.filter_map(|(number, port)| Some((number, port.as_ref()?.sources.as_deref()?)))
+        };
+        let ips = guards().filter_map(|(number, guard)| Some((number, guard.ips.as_ref()?)));
         let mut bound = Vec::new();
-        for (number, port) in (0u16..).zip(ports) {
-            let guard = port.as_ref().and_then(|port| port.sources.as_deref());
-            let addresses = guard.map_or(&[][..], SourceGuard::addresses);
-            bound.extend(addresses.iter().map(|mac| (*mac, number)));
+        for (number, guard) in guards() {
+            bound.extend(guard.addresses().iter().map(|mac| (*mac, number)));
         }
         bound.sort_unstable();
         Bindings {
             bound: bound.into(),
             statics: Arc::new([]),
+            ips: BoundIps::new(ips),
         }
     }
 
@@ -151,6 +169,12 @@ impl Bindings {
         let place = |one: &StaticAddress| (one.mac, one.vlan).cmp(&(mac, vlan));
         let index = self.statics.binary_search_by(place).ok()?;
         self.statics.get(index).map(|one| one.port)
+    }
+
+    /// Returns the IP addresses of all guards.
+    #[inline(always)]
+    pub(crate) fn ips(&self) -> &BoundIps {
+        &self.ips
     }
 
     /// Returns whether no port has a guard, and no address is static.

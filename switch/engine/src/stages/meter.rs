@@ -318,15 +318,15 @@ impl Sum for Size {
 }
 
 /// Polices the frames of a burst that go to one port each: marks frames, and notes in `tx` which ones are dropped. What a
-/// guest sends to an uplink is paid for and passes: the guest waits for the uplink's rate (`egress/uplink.rs`).
+/// guest sends to an uplink passes: the guest waits for the uplink's rate, and pays for what the NIC took (`egress/uplink.rs`).
+/// Another uplink cannot wait; its frames are dropped while it has had more than its share of a rate that is used up.
 #[cold]
 #[inline(never)]
 pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let now = tsc();
     tx.over_rate = 0;
     let is_guest = view.port(ingress).is_some_and(|port| !port.is_uplink);
-    let mut unpaid = None;
-    let mut run: Option<(u16, Policing<'_>)> = None;
+    let (mut run, mut is_ahead): (Option<(u16, Policing<'_>)>, _) = (None, false);
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         let Decision::Port(number) = frame.verdict.decision() else {
             continue;
@@ -335,14 +335,20 @@ pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut 
             continue;
         };
         if is_guest && port.is_uplink {
-            pay(&mut unpaid, Some((meter, Size::of(frame))), now);
             continue;
         }
         if run.as_ref().is_none_or(|(of, _)| *of != number) {
+            let share = port.uplink_share.as_ref();
+            is_ahead =
+                meter.wait(now) > 0 && share.is_some_and(|share| share.is_ahead(ingress, now));
             let before = run.replace((number, meter.policing(now)));
             before
                 .into_iter()
                 .for_each(|(_, policing)| policing.finish());
+        }
+        if is_ahead {
+            tx.over_rate |= 1 << index;
+            continue;
         }
         match run
             .as_mut()
@@ -359,23 +365,6 @@ pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut 
         }
     }
     run.into_iter().for_each(|(_, policing)| policing.finish());
-    pay(&mut unpaid, None, now);
-}
-
-/// Adds a frame to what a burst sends through one uplink. When another uplink follows, or nothing, the uplink's meter is
-/// written, once for all its frames.
-fn pay<'v>(unpaid: &mut Option<(&'v Meter, Size)>, next: Option<(&'v Meter, Size)>, now: u64) {
-    match (&mut *unpaid, next) {
-        (Some((meter, sum)), Some((same, size))) if std::ptr::eq(*meter, same) => {
-            *sum = [*sum, size].into_iter().sum();
-        }
-        (before, next) => {
-            if let Some((meter, size)) = before {
-                meter.take(*size, now);
-            }
-            *unpaid = next;
-        }
-    }
 }
 
 /// The port and its meter of what is sent to it, if it has one.

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod guard;
 pub mod meter;
+pub mod port_security;
 mod servers;
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
@@ -240,13 +241,19 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     })
 }
 
-/// Places every frame in its VLAN or drops it, and drops frames that the port's source guard does not allow. The port's
-/// VLAN policy is checked once per burst, not per frame.
+/// Places every frame in its VLAN or drops it, and drops frames that the port's source guard does not allow, or that claim
+/// another port's address. The port's VLAN policy is checked once per burst, not per frame.
 #[inline(never)]
-pub fn admit(burst: &mut Burst, port: Option<&PortSnapshot>) {
+pub fn admit(burst: &mut Burst, ingress: u16, view: &Snapshot) {
+    let port = view.port(ingress);
     place(burst, port);
     if let Some(guard) = port.and_then(|port| port.sources.as_deref()) {
         guard.enforce(burst);
+    }
+    if !view.bindings.ips().is_empty() {
+        port_security::refuse_claims(burst, |address, vlan| {
+            view.is_bound_elsewhere(address, vlan, ingress)
+        });
     }
     if port.is_some_and(|port| !port.is_server) {
         servers::refuse(burst);

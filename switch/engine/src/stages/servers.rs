@@ -8,10 +8,12 @@ use crosspoint_frame::{Burst, Frame};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
+use crate::stages::port_security;
+
 /// UDP ports that servers of DHCP (RFC 2131, 4.1) and DHCPv6 (RFC 8415, 7.2) send from.
 const SERVER_PORTS: [u16; 2] = [67, 547];
-/// Type of a router advertisement (RFC 4861, 4.2).
-const ROUTER_ADVERTISEMENT: u8 = 134;
+/// Types of a router advertisement, and of a redirect, which only routers send (RFC 4861, 4.2 and 4.5).
+const OF_ROUTERS: [u8; 2] = [134, 137];
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
@@ -39,13 +41,14 @@ fn is_servers(frame: &Frame) -> bool {
     let at = |offset: usize| bytes.get(headers.offset + offset).copied();
     // The transport header lies beyond the bytes that are decided on, or in another fragment (RFC 7112).
     let is_hidden = frame.len as usize > bytes.len() || headers.fragment == Fragment::First;
+    let is_hidden_elsewhere = headers.ip_version == 0 && port_security::is_hidden(bytes, &headers);
     match (headers.ip_version, headers.stop, headers.protocol) {
         (4 | 6, Stop::Layer4, UDP) => match (at(0), at(1)) {
             (Some(high), Some(low)) => SERVER_PORTS.contains(&u16::from_be_bytes([high, low])),
             _ => is_hidden,
         },
         (6, Stop::Layer4, ICMPV6) => match at(0) {
-            Some(kind) => kind == ROUTER_ADVERTISEMENT,
+            Some(kind) => OF_ROUTERS.contains(&kind),
             None => is_hidden,
         },
         // A router advertisement comes from a link-local address (RFC 4861, 4.2), and so does a DHCPv6 reply.
@@ -55,7 +58,7 @@ fn is_servers(frame: &Frame) -> bool {
                 source.is_some_and(|source| source[0] == 0xfe && source[1] & 0xc0 == 0x80);
             is_link_local && headers.fragment != Fragment::Later
         }
-        _ => false,
+        _ => is_hidden_elsewhere,
     }
 }
 
@@ -126,6 +129,7 @@ mod tests {
                 v6,
                 ipv6(&[58], 0xfe, &[134, 0]),
             ),
+            ("a redirect", true, v6, ipv6(&[58], 0xfe, &[137, 0])),
             (
                 "a router advertisement that cannot be seen",
                 true,
@@ -151,6 +155,25 @@ mod tests {
                 ipv6(&[58], 0xfe, &[135, 0]),
             ),
             ("ARP", false, &[8, 6], vec![0; 28]),
+            (
+                "a packet behind three tags",
+                true,
+                &[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x86, 0xdd],
+                ipv6(&[58], 0xfe, &[134, 0]),
+            ),
+            (
+                "a packet behind a SNAP header",
+                true,
+                &[0, 60, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0],
+                ipv4(0, 17, [67, 68]),
+            ),
+            ("spanning tree", false, &[0, 38, 0x42, 0x42, 3], vec![0; 35]),
+            (
+                "CDP",
+                false,
+                &[0, 60, 0xaa, 0xaa, 3, 0, 0, 0x0c, 0x20, 0],
+                vec![0; 50],
+            ),
         ] {
             assert_eq!(is_dropped(ethertype, &packet), expected, "{what}");
         }

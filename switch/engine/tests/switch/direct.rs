@@ -175,7 +175,7 @@ impl World {
         let count = stream.receive(burst);
         if count > 0 {
             parse(burst);
-            admit(burst, view.port(0));
+            admit(burst, 0, view);
             lookup(burst, 0, view, 0, keys);
             tx.lend_direct(stream.take_direct());
             deliver(burst, 0, view, tx, stream.counters(0));

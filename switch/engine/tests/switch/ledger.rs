@@ -366,6 +366,8 @@ fn random_runs_meet_every_reason() {
         LoopBlocked,
         LoopProbe,
         MirrorPort,
+        IpNotAllowed,
+        NeighborNotAllowed,
     ];
     for reason in DropReason::ALL.iter().filter(|r| !others.contains(r)) {
         assert!(met.get(reason) > Some(&20), "{reason:?} in {met:?}");

@@ -23,6 +23,7 @@ mod ledger;
 mod mirrors;
 mod order;
 mod over_share;
+mod port_security;
 mod ports;
 mod queues;
 mod quiet;

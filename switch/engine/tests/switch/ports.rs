@@ -15,7 +15,7 @@ use crosspoint_engine::stream::Source;
 use crosspoint_engine::stream::Stream;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{ChainSplit, RingLayout, VirtioNetHdr};
-use crosspoint_packet::DropReason;
+use crosspoint_packet::{DropReason, IpNet, Mac};
 use crosspoint_vring::feature;
 
 use crate::world::{Guest, MODERN, call};
@@ -47,6 +47,9 @@ pub struct PortOptions {
     pub is_uplink: bool,
     /// Whether it may send what DHCP servers send.
     pub is_server: bool,
+    /// The only addresses that it may claim: MAC, and IP if that is limited too.
+    pub macs: Vec<[u8; 6]>,
+    pub ips: Vec<IpNet>,
     /// Whether it is the port of a mirror.
     pub takes_mirror: bool,
 }
@@ -70,6 +73,8 @@ impl Default for PortOptions {
             is_isolated: false,
             is_uplink: false,
             is_server: true,
+            macs: Vec::new(),
+            ips: Vec::new(),
             takes_mirror: false,
         }
     }
@@ -154,10 +159,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         meter_out: options.meter_out.clone(),
         meter_in: options.meter_in.clone(),
         uplink_share: None,
-        sources: options.takes_mirror.then(|| {
-            let guard = SourceGuard::new(Vec::new());
-            Arc::new(guard.blocked(DropReason::MirrorPort))
-        }),
+        sources: guard(options).map(Arc::new),
         is_server: options.is_server,
         is_isolated: options.is_isolated,
         is_uplink: options.is_uplink,
@@ -170,4 +172,15 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         receive,
     };
     (driver, Port { view, stream })
+}
+
+/// The guard of a port with these options.
+fn guard(options: &PortOptions) -> Option<SourceGuard> {
+    let macs: Vec<Mac> = options.macs.iter().copied().map(Mac::new).collect();
+    let is_guarded = options.takes_mirror || !macs.is_empty();
+    let guard = SourceGuard::new(macs).with_ips(&options.ips);
+    is_guarded.then(|| match options.takes_mirror {
+        true => guard.blocked(DropReason::MirrorPort),
+        false => guard,
+    })
 }

@@ -98,7 +98,7 @@ impl Rig {
         }
         let ingress = ingress as u16;
         parse(burst);
-        admit(burst, view.port(ingress));
+        admit(burst, ingress, view);
         if lookup(burst, ingress, view, 0, keys) {
             police(burst, ingress, view, tx);
         }

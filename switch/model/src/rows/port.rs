@@ -38,6 +38,9 @@ macro_rules! port_row {
             /// The only source addresses that its frames may have; empty: any.
             #[serde(default)]
             pub addresses_allowed: Vec<String>,
+            /// The only IP addresses and prefixes that its frames may claim; empty: any.
+            #[serde(default)]
+            pub ip_allowed: Vec<String>,
             /// Whether it is part of a loop.
             #[serde(default)]
             pub looping: bool,
@@ -111,6 +114,7 @@ macro_rules! port_row {
                 vlan: port.vlan.clone(),
                 addresses: port.addresses,
                 addresses_allowed: port.addresses_allowed.clone(),
+                ip_allowed: port.ip_allowed.clone(),
                 weight: port.weight,
                 looping: port.looping,
                 looping_with: port.looping_with.clone(),

@@ -48,6 +48,9 @@ macro_rules! port_status {
             /// The only source addresses that its frames may have; empty for any.
             #[serde(default)]
             pub addresses_allowed: Vec<String>,
+            /// The only IP addresses and prefixes that its frames may claim; empty for any.
+            #[serde(default)]
+            pub ip_allowed: Vec<String>,
             /// Whether a loop goes through it: a probe has gone round one, or addresses move between it and another port
             /// thousands of times a second.
             #[serde(default)]

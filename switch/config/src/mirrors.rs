@@ -1,0 +1,128 @@
+//! `[[mirror]]`: copies of passing frames. Checks the mirrors against each other and against the ports.
+
+use crosspoint_packet::filter::Filter;
+use serde_json::{Value, json};
+
+use super::check::Checker;
+use super::field::Item;
+use super::key::{Definitions, Reader, Rule};
+use super::limits::{MIRROR_FILTER_BYTES_MAX, MIRRORS_MAX, PORT_PATTERNS_MAX};
+use super::lists::{self, Element, KnownPorts, Placed, unique};
+use super::suggest::nearest;
+use super::texts::{Refusal, Text};
+
+pub(super) use super::table::Mirror;
+
+const PATTERNS_HELP: &str = "for example: ports = [\"web-*\", \"db-1\"]";
+
+impl Element for Mirror {
+    const LIST: &'static str = "mirror";
+    const IDENTITY: &'static [&'static str] = &["name"];
+    const MAX: usize = MIRRORS_MAX;
+}
+
+impl Mirror {
+    /// The mirror as a `[[mirror]]` table in TOML.
+    pub fn to_toml(&self) -> String {
+        lists::to_toml(self)
+    }
+}
+
+/// A filter in the language of `crosspoint capture`.
+pub(super) fn filter() -> Text<String> {
+    Text {
+        must: "a filter",
+        help: "for example: filter = \"tcp port 80\"; `crosspoint capture --help` has the language"
+            .into(),
+        parse: |text| {
+            if text.len() > MIRROR_FILTER_BYTES_MAX {
+                return Err("too long".into());
+            }
+            match Filter::parse(text) {
+                Ok(_) => Ok(text.to_owned()),
+                Err(error) => Err(Refusal {
+                    message: Some(format!("`filter` cannot be read: {error}")),
+                    label: "not a filter",
+                }),
+            }
+        },
+        write: String::clone,
+        schema: json!({"maxLength": MIRROR_FILTER_BYTES_MAX}),
+    }
+}
+
+/// A list of names of ports, and of patterns such as "web-*".
+pub(super) struct PatternList;
+
+impl Rule for PatternList {
+    type Value = Vec<String>;
+
+    fn read<'a>(
+        &self,
+        reader: &mut Reader<'a>,
+        key: &str,
+        item: &'a Item<'a>,
+    ) -> Option<Vec<String>> {
+        let checker = &mut *reader.checker;
+        let must = "a list of names of ports, and of patterns";
+        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, PATTERNS_HELP)?;
+        if list.is_empty() || list.len() > PORT_PATTERNS_MAX {
+            let message =
+                format!("`{key}` must be a list of 1 to {PORT_PATTERNS_MAX} names and patterns");
+            let (label, help) = match list.is_empty() {
+                true => ("chooses no port", "remove `ports` for all ports"),
+                false => ("too many", "write a pattern in place of names: \"web-*\""),
+            };
+            checker.problem(span, message, label, help);
+            return None;
+        }
+        let subject = format!("an item of `{key}`");
+        let texts = list.iter().filter_map(|item| {
+            let (text, span) =
+                checker.typed::<&str>(item, &subject, "a name or a pattern", PATTERNS_HELP)?;
+            let is_part = |c: char| c.is_ascii_alphanumeric() || ".-_*?".contains(c);
+            if text.is_empty() || !text.chars().all(is_part) {
+                let message = format!("{subject} must be a name or a pattern");
+                checker.problem(span, message, "no port has such a name", PATTERNS_HELP);
+                return None;
+            }
+            Some(text.to_owned())
+        });
+        Some(texts.collect())
+    }
+
+    fn write(&self, patterns: &Vec<String>) -> Value {
+        json!(patterns)
+    }
+
+    fn schema(&self, _: &mut Definitions) -> Value {
+        json!({
+            "type": "array", "minItems": 1, "maxItems": PORT_PATTERNS_MAX,
+            "items": {"type": "string", "pattern": "^[A-Za-z0-9._*?-]+$"},
+        })
+    }
+}
+
+/// Reports mirrors to unknown ports, and names that are there twice.
+pub(super) fn check(checker: &mut Checker, all: &[Placed<Mirror>], known: &KnownPorts<'_>) {
+    for placed in all {
+        let mirror = &placed.value;
+        let is_known = known.names.contains_key(&mirror.to) || known.may_come;
+        if !is_known {
+            let mut names: Vec<&str> = known.names.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            let help = match nearest(&mirror.to, &names) {
+                Some(name) => format!("did you mean {name:?}?"),
+                None => "name a port of this configuration".to_owned(),
+            };
+            let message = format!("no port is named {:?}", mirror.to);
+            checker.problem_at(placed.place("to"), message, "no such port", help);
+        }
+        if mirror.ports.contains(&mirror.to) {
+            let message = format!("port {:?} cannot get copies of its own frames", mirror.to);
+            let help = "remove it from `ports`; patterns never include it";
+            checker.problem_at(placed.place("ports"), message, "has the port of `to`", help);
+        }
+    }
+    unique(checker, all, |mirror| Some(mirror.name.clone()));
+}
