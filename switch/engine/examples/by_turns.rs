@@ -1,8 +1,8 @@
 //! Measures the cost of frames with many addresses, beside guests without traffic, and with a second worker. Each worker
 //! and its guests run alternately in one thread, so that no cache line moves between cores.
 //!
-//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged] [workers=N] [counted]` prints cycles per
-//! frame.
+//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged] [workers=N] [counted] [limited|held]` prints
+//! cycles per frame.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -10,6 +10,8 @@
 //! | `addresses` | number of addresses on each side, used in rotation, so that consecutive frames differ |
 //! | `idle` | number of other guests, without traffic, that each worker polls |
 //! | `packed`, `inorder`, `unmerged` | kind of rings and receive buffers |
+//! | `limited` | measures in rounds: all guests without limits, then all with a limit of what they send, which none reaches; and so on |
+//! | `held` | the same, but with limits that hold back the guests without traffic: each has a frame that waits for credit. Without limits they have none |
 //! | `counted` | bursts are not made shorter when they take long: for valgrind |
 //! | `workers` | number of workers, on cores 0, 1 and so on, first one by one and then all at once. The loss with all at once comes from shared cache lines |
 #![allow(
@@ -26,6 +28,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::bridge::fdb::Fdb;
 use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::stages::meter::{Meter, RateLimit};
 use crosspoint_engine::sync::sleep::Waker;
 use crosspoint_engine::worker::Idle;
 use crosspoint_engine::worker::Shared;
@@ -59,6 +62,25 @@ const DESTINATION_STEP: u32 = 7919;
 /// A worker's quantum, cycles.
 const QUANTUM_CYCLES: u64 = 61_000;
 
+/// Cycles a second, about: limits need no more.
+const HZ: f64 = 2.5e9;
+/// A limit that no guest here reaches.
+const HIGH: RateLimit = RateLimit {
+    bits_per_s: 1_000_000_000_000,
+    burst_bytes: 4 << 20,
+    packets_per_s: 0,
+};
+/// A limit that lets a frame pass in a minute.
+const LOW: RateLimit = RateLimit {
+    bits_per_s: 8,
+    burst_bytes: 1,
+    packets_per_s: 0,
+};
+/// Turns after which each has used its credit up.
+const HOLD_TURNS: usize = 100;
+/// Rounds of a comparison, an odd number.
+const ROUNDS: usize = 21;
+
 /// Interval between two checks whether all threads have arrived.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -70,6 +92,17 @@ struct Options {
     addresses: u32,
     idle: u16,
     features: u64,
+    limits: Limits,
+}
+
+/// Limits of what guests send.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limits {
+    None,
+    /// All have one that they do not reach.
+    High,
+    /// Those without traffic have one that holds them back.
+    Low,
 }
 
 impl Options {
@@ -81,10 +114,13 @@ impl Options {
             addresses: 1,
             idle: 0,
             features: PortOptions::default().features,
+            limits: Limits::None,
         };
         for word in std::env::args().skip(1) {
             match (word.as_str(), word.split_once('=')) {
                 ("counted", _) => options.quantum_cycles = u64::MAX >> 16,
+                ("limited", _) => options.limits = Limits::High,
+                ("held", _) => options.limits = Limits::Low,
                 ("packed", _) => options.features |= feature::RING_PACKED,
                 ("unmerged", _) => options.features &= !feature::MRG_RXBUF,
                 ("inorder", _) => options.features |= feature::IN_ORDER,
@@ -97,9 +133,15 @@ impl Options {
         options
     }
 
-    fn port(&self) -> PortOptions {
+    fn port(&self, limits: Limits, is_idle: bool) -> PortOptions {
+        let limit = match limits {
+            Limits::None => RateLimit::default(),
+            Limits::Low if is_idle => LOW,
+            Limits::High | Limits::Low => HIGH,
+        };
         PortOptions {
             features: self.features,
+            meter_out: Meter::new(limit, HZ, tsc()).map(Arc::new),
             ..PortOptions::default()
         }
     }
@@ -124,7 +166,7 @@ struct Side {
     link: Arc<WorkerLink>,
     from: Driver,
     to: Driver,
-    _idle: Vec<Driver>,
+    idle: Vec<Driver>,
 }
 
 /// Writes frames numbered from `first` on, with `addresses` addresses.
@@ -158,7 +200,7 @@ fn send_all(driver: &mut Driver) {
 }
 
 /// Creates workers with two ports each, whose addresses are all known, and further ports without traffic.
-fn start(options: &Options) -> (Arc<Shared>, Arc<Snapshot>, Vec<Side>) {
+fn start(options: &Options, limits: Limits) -> (Arc<Shared>, Arc<Snapshot>, Vec<Side>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
@@ -169,7 +211,8 @@ fn start(options: &Options) -> (Arc<Shared>, Arc<Snapshot>, Vec<Side>) {
     let mut drivers = Vec::new();
     let (mut ports, mut streams) = (Vec::new(), Vec::new());
     for number in 0..each * options.workers {
-        let (mut driver, port) = port(number, &options.port(), options.workers.into());
+        let port_options = options.port(limits, number % each > 1);
+        let (mut driver, port) = port(number, &port_options, options.workers.into());
         if number % each > 0 {
             driver.post_all();
         }
@@ -206,13 +249,31 @@ fn start(options: &Options) -> (Arc<Shared>, Arc<Snapshot>, Vec<Side>) {
             link,
             from: next(),
             to: next(),
-            _idle: own.collect(),
+            idle: own.collect(),
         });
     }
     (shared, view, sides)
 }
 
 impl Side {
+    /// Has each guest without traffic send a frame, which uses its credit up, and another one, which waits.
+    fn hold_back(&mut self, worker: &mut Worker) {
+        let mut frame = [8; FRAME_LEN];
+        let first = self.number as u16 * (2 + self.idle.len() as u16);
+        frame[..6].copy_from_slice(&address(first + 1, 0));
+        for (number, driver) in (first + 2..).zip(&mut self.idle) {
+            frame[6..12].copy_from_slice(&address(number, 0));
+            driver.send(&frame);
+            driver.send(&frame);
+            let _ = driver.transmit.virtqueue().publish();
+        }
+        let mut times = Times::begin();
+        for _ in 0..HOLD_TURNS {
+            turn(worker, &mut times);
+            drop(self.to.received());
+        }
+    }
+
     /// Sends, delivers and receives 256 frames. Returns the worker's cycles.
     fn repeat(&mut self, worker: &mut Worker, options: &Options, repeat: usize) -> u64 {
         if repeat == 0 || options.addresses > 1 {
@@ -242,6 +303,45 @@ impl Side {
         while sent.pop_used().expect("a sound ring").is_some() {}
         cycles
     }
+}
+
+/// Measures without and with limits in turns, so that both meet the same clock of the core.
+fn compare(options: &Options) {
+    let sides = [Limits::None, options.limits].map(|limits| {
+        let (shared, view, mut sides) = start(options, limits);
+        let mut side = sides.remove(0);
+        let mut worker = Worker::new(0, shared, side.link.clone(), view, Idle::Spin);
+        if limits == Limits::Low {
+            side.hold_back(&mut worker);
+        }
+        (worker, side)
+    });
+    let mut sides = sides;
+    let mut medians = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for number in [round % 2, (round + 1) % 2] {
+            let (worker, side) = &mut sides[number];
+            medians[number].push(measure(worker, side, options)[1]);
+        }
+    }
+    let mut ratios: Vec<f64> = medians[0]
+        .iter()
+        .zip(&medians[1])
+        .map(|(a, b)| b / a)
+        .collect();
+    for values in medians.iter_mut().chain([&mut ratios]) {
+        values.sort_unstable_by(f64::total_cmp);
+    }
+    let middle = |values: &[f64]| values[ROUNDS / 2];
+    let [without, with] = &medians;
+    println!(
+        "cycles a frame, median of {ROUNDS} rounds: {:.1} without limits, {:.1} with; with over without {:.3} ({:.3} to {:.3})",
+        middle(without),
+        middle(with),
+        middle(&ratios),
+        ratios[0],
+        ratios[ROUNDS - 1]
+    );
 }
 
 /// Cycles per frame: the best hundredth, and the median.
@@ -298,7 +398,10 @@ fn measure(worker: &mut Worker, side: &mut Side, options: &Options) -> Cost {
 
 fn main() {
     let options = Options::parse();
-    let (shared, view, sides) = start(&options);
+    if options.limits != Limits::None {
+        return compare(&options);
+    }
+    let (shared, view, sides) = start(&options, Limits::None);
     let count = sides.len();
     // Each alone, then, if there are several, all at once.
     let all = if count == 1 { 1 } else { count + 1 };

@@ -50,7 +50,7 @@ macro_rules! queue_counters {
                 held_back;
                 /// Calls (interrupts) to the guest.
                 calls;
-                /// Poll iterations in which the queue was not read, because its port had no credit by its limit.
+                /// How often the queue had to wait, because its port had no credit by its limit.
                 rate_limited;
                 /// Frames for the port that were marked with ECN, because they exceeded its limit. Counted at its first queue.
                 ecn_marked;

@@ -17,16 +17,17 @@ pub(crate) enum Turn {
     Ahead,
     /// In the next iteration.
     PutOff,
-    /// Not before its rate allows it.
-    Shaped,
+    /// When its rate allows it: after this many cycles.
+    Shaped(u64),
 }
 
 /// Decides whether a stream is polled at `now`. A NIC's queue never waits: its frames are for other ports, and the NIC
 /// drops frames that do not fit its ring.
 #[inline(always)]
 pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
-    if stream.wait(now) > 0 {
-        return Turn::Shaped;
+    let wait = stream.wait(now);
+    if wait > 0 {
+        return Turn::Shaped(wait);
     }
     let account = Account::From(stream.id.0);
     if shares.is_contended() && shares.is_ahead(account) && !stream.is_nic() {

@@ -4,7 +4,12 @@
 //! polled; the worker only reads the 16 bits of its ring that the driver changes first ([`Glances`]). All quiet streams
 //! are checked together, so that their cache misses overlap: in each iteration while there is nothing else to do, and
 //! every [`LOOK`] otherwise. So a quiet guest's first frame waits at most that long, plus the bursts before it.
+//!
+//! A stream whose rate allows nothing for a while is *set aside* until then. So many guests that wait for credit cost a
+//! worker nothing but the check for the first of them.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crosspoint_vring::Glances;
@@ -23,6 +28,12 @@ pub(crate) struct Walk {
     /// Streams that had a burst, or gave buffers back, since guests were last called.
     served: Vec<u32>,
     looked_at: u64,
+    /// Streams that are set aside: until when, cycles, and their numbers; the soonest first.
+    waiting: BinaryHeap<Reverse<(u64, u32)>>,
+    /// By number: whether a stream is among them.
+    is_waiting: Vec<bool>,
+    /// Whether some of them are still among the polled ones.
+    has_new: bool,
 }
 
 impl Walk {
@@ -34,6 +45,9 @@ impl Walk {
             glances: Glances::with_capacity(streams),
             served: Vec::with_capacity(streams),
             looked_at: 0,
+            waiting: BinaryHeap::with_capacity(streams),
+            is_waiting: Vec::with_capacity(streams),
+            has_new: false,
         }
     }
 
@@ -44,6 +58,51 @@ impl Walk {
         self.served.clear();
         self.polled.clear();
         self.polled.extend(0..streams as u32);
+        self.waiting.clear();
+        self.is_waiting.clear();
+        self.is_waiting.resize(streams, false);
+        self.has_new = false;
+    }
+
+    /// Notes that a stream need not be polled before `due`, cycles.
+    pub(crate) fn note_waiting(&mut self, number: u32, due: u64) {
+        let is_waiting = self.is_waiting.get_mut(number as usize);
+        if let Some(is_waiting) = is_waiting.filter(|is_waiting| !**is_waiting) {
+            // Each stream is added at most once, so there is room: no allocation.
+            self.waiting.push(Reverse((due, number)));
+            (*is_waiting, self.has_new) = (true, true);
+        }
+    }
+
+    /// Takes the streams noted as waiting out of the polled ones, at the end of an iteration.
+    #[inline(always)]
+    pub(crate) fn set_aside(&mut self) {
+        if self.has_new {
+            self.drop_waiting();
+        }
+    }
+
+    #[cold]
+    fn drop_waiting(&mut self) {
+        self.has_new = false;
+        let is_waiting = &self.is_waiting;
+        let waits = |number: u32| is_waiting.get(number as usize) == Some(&true);
+        self.polled.retain(|number| !waits(*number));
+    }
+
+    /// Polls the streams again that have waited until `now`, cycles.
+    #[inline(always)]
+    pub(crate) fn resume(&mut self, now: u64) {
+        while let Some(Reverse((due, number))) = self.waiting.peek().copied()
+            && due <= now
+        {
+            self.waiting.pop();
+            if let Some(is_waiting) = self.is_waiting.get_mut(number as usize) {
+                *is_waiting = false;
+            }
+            // Each stream is in one of the lists, so there is room: no allocation.
+            self.polled.push(number);
+        }
     }
 
     /// Returns the place of stream `first` in the order of polled streams, 0 if it is not polled, and the number of
@@ -124,5 +183,38 @@ impl Walk {
     #[inline(always)]
     pub(crate) fn next_served(&mut self) -> Option<u32> {
         self.served.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Each stream is polled in each iteration, except from the one after it was noted as waiting until its time.
+        #[test]
+        fn a_waiting_stream_is_polled_neither_before_its_time_nor_left_out_after_it(
+            waits in prop::collection::vec((0u32..8, 1u64..50), 1..200),
+        ) {
+            let mut walk = Walk::new(8);
+            walk.restart(8);
+            let mut due = [0; 8];
+            for (now, (number, wait)) in (0u64..).zip(waits) {
+                walk.resume(now);
+                let mut polled: Vec<u32> = (0..walk.order(None).1).filter_map(|place| walk.at(place)).collect();
+                polled.sort_unstable();
+                let expected: Vec<u32> = (0..8).filter(|number| due[*number as usize] <= now).collect();
+                prop_assert_eq!(&polled, &expected);
+                if polled.contains(&number) {
+                    due[number as usize] = now + wait;
+                    walk.note_waiting(number, now + wait);
+                }
+                walk.set_aside();
+            }
+            walk.restart(8);
+            prop_assert_eq!(walk.order(None).1, 8);
+        }
     }
 }

@@ -326,6 +326,7 @@ impl Worker {
             // The first busy stream must not be charged for this check.
             mark = tsc();
         }
+        walk.resume(mark);
         let (begin, end) = walk.order(first.take());
         let (mut put_off, mut is_held_back, mut empty, mut is_quiet) = (None, false, 0, false);
         tx.shares.begin(mark);
@@ -347,8 +348,12 @@ impl Worker {
                     put_off.get_or_insert(number);
                     continue;
                 }
-                Turn::Shaped => {
+                Turn::Shaped(wait) => {
                     stream.counters(*index).rate_limited.add(1);
+                    // For a shorter time it is not worth it.
+                    if wait > *look_cycles {
+                        walk.note_waiting(number, mark + wait);
+                    }
                     continue;
                 }
             }
@@ -414,6 +419,7 @@ impl Worker {
         if is_quiet {
             walk.settle(streams);
         }
+        walk.set_aside();
         if bursts != 1 || !tx.shares.is_contended() {
             *alone = None;
         } else {
