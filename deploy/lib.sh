@@ -9,7 +9,7 @@ version_ge() { printf '%s\n%s\n' "$2" "$1" | sort -V -C; }
 
 need_command() {
   local c
-  for c in "$@"; do command -v "$c" >/dev/null || die "'$c' is missing: run deploy/install-deps.sh demo"; done
+  for c in "$@"; do command -v "$c" >/dev/null || die "'$c' is missing: deploy/install-deps.sh installs what each purpose needs"; done
 }
 
 # in_archive PACKAGE: whether the archive can deliver it. "apt-cache show" also succeeds for packages that others only

@@ -18,6 +18,7 @@ use crate::egress::tx::Tx;
 use crate::egress::uplink;
 use crate::observe::counters::QueueCounters;
 use crate::observe::counters::WorkerCounters;
+use crate::observe::mirror;
 use crate::observe::tap;
 use crate::schedule::Turn;
 use crate::schedule::charge;
@@ -616,7 +617,10 @@ fn forward(
     if !view.taps.is_empty() {
         tap::received(burst, id, view, tx);
     }
-    deliver(burst, ingress, view, tx, counters);
+    match view.mirrors.is_empty() {
+        true => deliver(burst, ingress, view, tx, counters),
+        false => mirror::deliver_with_copies(burst, ingress, view, tx, counters),
+    }
 }
 
 /// Sends a burst of untagged frames out of `id`'s port, in `vlan`.

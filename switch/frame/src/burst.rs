@@ -191,10 +191,6 @@ pub enum HeaderOp {
     Push,
     /// Remove the tag.
     Pop,
-    /// Insert a tag with the priority of the frame's `tci` and this VLAN.
-    PushVlan(u16),
-    /// Replace the VLAN in the tag by this one, and keep the priority.
-    SetVlan(u16),
 }
 
 impl HeaderOp {
@@ -202,8 +198,8 @@ impl HeaderOp {
     #[inline(always)]
     pub fn growth(self) -> isize {
         match self {
-            HeaderOp::Keep | HeaderOp::SetVlan(_) => 0,
-            HeaderOp::Push | HeaderOp::PushVlan(_) => 4,
+            HeaderOp::Keep => 0,
+            HeaderOp::Push => 4,
             HeaderOp::Pop => -4,
         }
     }

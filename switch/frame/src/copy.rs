@@ -31,18 +31,11 @@ impl Prefix {
         match tag {
             HeaderOp::Keep => body[..HEAD_LEN].copy_from_slice(&frame.head),
             HeaderOp::Push => {
-                push(body, frame, frame.tci);
+                body[..12].copy_from_slice(&frame.head[..12]);
+                body[12..14].copy_from_slice(&[0x81, 0x00]);
+                body[14..16].copy_from_slice(&frame.tci.to_be_bytes());
+                body[16..HEAD_LEN + 4].copy_from_slice(&frame.head[12..]);
                 prefix.len += 4;
-            }
-            HeaderOp::PushVlan(vlan) => {
-                push(body, frame, with_vlan(frame.tci, vlan));
-                prefix.len += 4;
-            }
-            // `parse` has checked that the tag is present, so the head has 18 bytes.
-            HeaderOp::SetVlan(vlan) => {
-                body[..HEAD_LEN].copy_from_slice(&frame.head);
-                let tci = u16::from_be_bytes([frame.head[14], frame.head[15]]);
-                body[14..16].copy_from_slice(&with_vlan(tci, vlan).to_be_bytes());
             }
             // `parse` has checked that the tag is present, so the head has 18 bytes.
             HeaderOp::Pop => {
@@ -58,20 +51,6 @@ impl Prefix {
     fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&[])
     }
-}
-
-/// Writes the frame's head with a tag inserted.
-#[inline(always)]
-fn push(body: &mut [u8], frame: &Frame, tci: u16) {
-    body[..12].copy_from_slice(&frame.head[..12]);
-    body[12..14].copy_from_slice(&[0x81, 0x00]);
-    body[14..16].copy_from_slice(&tci.to_be_bytes());
-    body[16..HEAD_LEN + 4].copy_from_slice(&frame.head[12..]);
-}
-
-/// Returns the tag control information with another VLAN.
-fn with_vlan(tci: u16, vlan: u16) -> u16 {
-    (tci & 0xf000) | (vlan & 0x0fff)
 }
 
 /// One copy: the prefix, then the frame's segments.
@@ -374,14 +353,6 @@ mod tests {
                 out.splice(12..12, [0x81, 0, t[0], t[1]]);
             }
             HeaderOp::Pop => drop(out.drain(12..16)),
-            HeaderOp::PushVlan(vlan) => {
-                let t = (tci & 0xf000 | vlan).to_be_bytes();
-                out.splice(12..12, [0x81, 0, t[0], t[1]]);
-            }
-            HeaderOp::SetVlan(vlan) => {
-                out[14] = out[14] & 0xf0 | (vlan >> 8) as u8;
-                out[15] = vlan as u8;
-            }
         }
         out
     }
@@ -394,10 +365,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 18..3000),
             cuts in proptest::collection::vec(0usize..200, 0..8),
             rooms in proptest::collection::vec(1usize..300, 0..20),
-            tag in prop_oneof![
-                Just(HeaderOp::Keep), Just(HeaderOp::Push), Just(HeaderOp::Pop),
-                (0u16..4096).prop_map(HeaderOp::PushVlan), (0u16..4096).prop_map(HeaderOp::SetVlan),
-            ],
+            tag in prop_oneof![Just(HeaderOp::Keep), Just(HeaderOp::Push), Just(HeaderOp::Pop)],
             tci: u16,
         ) {
             let mut burst = Burst::new();

@@ -104,8 +104,8 @@ pub(crate) fn is_long(frame: &Frame, pick: TxEntry, frame_len_max: u32) -> bool 
 #[inline(always)]
 pub(crate) fn is_longer(len: usize, frame: &Frame, tag: HeaderOp, frame_len_max: u32) -> bool {
     let tags = match tag {
-        HeaderOp::Push | HeaderOp::PushVlan(_) => (frame.tags + 1).min(TAGS_MAX),
-        HeaderOp::Keep | HeaderOp::SetVlan(_) => frame.tags,
+        HeaderOp::Push => (frame.tags + 1).min(TAGS_MAX),
+        HeaderOp::Keep => frame.tags,
         // Any tag behind the second is part of the payload.
         HeaderOp::Pop => frame.tags.saturating_sub(1),
     };

@@ -113,7 +113,6 @@ impl Case {
             HeaderOp::Keep => {}
             HeaderOp::Push => drop(bytes.splice(12..12, TAG)),
             HeaderOp::Pop => drop(bytes.drain(12..16)),
-            HeaderOp::PushVlan(_) | HeaderOp::SetVlan(_) => unreachable!("no such case"),
         }
         bytes
     }

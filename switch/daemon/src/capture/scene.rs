@@ -174,8 +174,6 @@ impl Scene<'_> {
             HeaderOp::Keep => "keep",
             HeaderOp::Push => "push",
             HeaderOp::Pop => "pop",
-            HeaderOp::PushVlan(_) => "push another",
-            HeaderOp::SetVlan(_) => "replace",
         });
         Copy {
             port: self.name(copy.port),

@@ -4,7 +4,7 @@ use crosspoint_packet::DropReason;
 
 /// VLAN of untagged frames between ports that are unaware of VLANs.
 pub const NO_VLAN: u16 = 0;
-const VID_MASK: u16 = 0x0fff;
+pub(crate) const VID_MASK: u16 = 0x0fff;
 
 /// A port's VLAN membership.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,6 @@ use crate::egress::tx::Asked;
 use crate::egress::tx::Groups;
 use crate::egress::tx::Tx;
 use crate::observe::counters::QueueCounters;
-use crate::observe::mirror;
 use crate::observe::tap;
 use crate::observe::tap::Fate;
 use crate::observe::tap::Origin;
@@ -105,11 +104,6 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         joins,
         ingress,
     };
-    let is_mirrored = !view.mirrors.is_empty();
-    let mirrored = match is_mirrored {
-        true => mirror::choose(burst, ingress, view),
-        false => mirror::Chosen::default(),
-    };
     if flood {
         let began = tsc();
         flood::send(burst, to, tx, from, &mut tally);
@@ -118,16 +112,12 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     let groups = std::mem::take(&mut tx.groups);
     send_groups(burst, &groups, to, tx, from, &mut tally);
     tx.groups = groups;
-    if is_mirrored {
-        mirror::send(burst, mirrored, to, tx, from, &mut tally);
-    }
     tx.asked = Asked {
         made: tally.made,
         own: tally.work,
         excess: tally.excess,
     };
-    tx.is_plain =
-        !flood && !is_mirrored && tally.work == 0 && tally.excess == 0 && burst.is_plain();
+    tx.is_plain = !flood && tally.work == 0 && tally.excess == 0 && burst.is_plain();
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
@@ -198,7 +188,7 @@ pub(crate) fn fate(frame: &Frame, ingress: u16, view: &Snapshot) -> Fate {
 #[derive(Clone, Copy)]
 pub(crate) struct Destinations<'v> {
     pub(crate) view: &'v Snapshot,
-    joins: bool,
+    pub(crate) joins: bool,
     pub(crate) ingress: u16,
 }
 

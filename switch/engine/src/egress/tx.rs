@@ -9,6 +9,7 @@ use crosspoint_xsk::{Flushed, Handoff, XskTx};
 
 use crate::MAX_PORTS;
 use crate::bridge::flood::FloodScratch;
+use crate::egress::deliver::TxResult;
 use crate::egress::direct::Direct;
 use crate::egress::gro::Gro;
 use crate::egress::gso::Gso;
@@ -391,6 +392,14 @@ impl Tx {
     /// Returns the cost of the last burst beyond what every burst costs.
     pub fn asked(&self) -> Asked {
         self.asked
+    }
+
+    /// Adds what mirrors' copies cost to the cost of the last burst.
+    pub(crate) fn note_mirrored(&mut self, tally: &TxResult) {
+        self.asked.made += tally.made;
+        self.asked.own += tally.work;
+        self.asked.excess += tally.excess;
+        self.is_plain = false;
     }
 
     /// Returns whether other workers have handed off frames for this worker's NIC queues.

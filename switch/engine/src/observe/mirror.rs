@@ -15,9 +15,10 @@ use crosspoint_packet::filter::{BYTES_WANTED, Filter};
 
 use crate::MAX_PORTS;
 use crate::bridge::flood;
-use crate::bridge::vlan::{NO_VLAN, VlanPolicy};
+use crate::bridge::vlan::{NO_VLAN, VID_MASK, VlanPolicy};
 use crate::egress::deliver::Destinations;
 use crate::egress::deliver::TxResult;
+use crate::egress::deliver::deliver;
 use crate::egress::deliver::send_groups;
 use crate::egress::deliver::unicast;
 use crate::egress::tx::Tx;
@@ -189,11 +190,27 @@ impl Mirror {
 
     /// Returns the tag operation for a copy of the frame.
     fn tag_op(&self, frame: &Frame) -> HeaderOp {
-        match (self.options.vlan, frame.tagged) {
-            (Some(vlan), true) => HeaderOp::SetVlan(vlan),
-            (Some(vlan), false) => HeaderOp::PushVlan(vlan),
-            (None, false) if frame.vlan != NO_VLAN => HeaderOp::Push,
-            (None, _) => HeaderOp::Keep,
+        let is_in_vlan = self.options.vlan.is_some() || frame.vlan != NO_VLAN;
+        match is_in_vlan && !frame.tagged {
+            true => HeaderOp::Push,
+            false => HeaderOp::Keep,
+        }
+    }
+
+    /// Places the chosen frames in the mirror's own VLAN, if it has one, with their priority.
+    fn place(&self, burst: &mut Burst, frames: u64) {
+        let Some(vlan) = self.options.vlan else {
+            return;
+        };
+        for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
+            if frames >> index & 1 == 0 {
+                continue;
+            }
+            frame.tci = (frame.tci & !VID_MASK) | vlan;
+            // `parse` has checked that there is a tag, so the head has 18 bytes.
+            if frame.tagged {
+                frame.head[14..16].copy_from_slice(&frame.tci.to_be_bytes());
+            }
         }
     }
 
@@ -205,12 +222,55 @@ impl Mirror {
 }
 
 /// The frames of a burst that each mirror copies, by bits.
-pub(crate) type Chosen = [u64; MIRRORS_MAX];
+type Chosen = [u64; MIRRORS_MAX];
 
-/// Chooses the frames of a burst that has been looked up. Their memory stays where it is: it is needed twice.
+/// Delivers a burst that has been looked up, then sends the mirrors' copies: they use what is left of its budget of work.
 #[cold]
 #[inline(never)]
-pub(crate) fn choose(burst: &Burst, ingress: u16, view: &Snapshot) -> Chosen {
+pub(crate) fn deliver_with_copies(
+    burst: &mut Burst,
+    ingress: u16,
+    view: &Snapshot,
+    tx: &mut Tx,
+    from: &QueueCounters,
+) {
+    let chosen = choose(burst, ingress, view);
+    deliver(burst, ingress, view, tx, from);
+    // What a mirror sends through an uplink is policed there: the sender neither waits nor pays for it. Its own NIC queue
+    // does not take it either, since its buffers would wait for that.
+    tx.mirror_use.begin();
+    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
+    let direct = tx.direct.take();
+    let to = Destinations {
+        view,
+        joins: view.port(ingress).is_some_and(|port| port.joins),
+        ingress,
+    };
+    let mut tally = TxResult::default();
+    // Mirrors with a VLAN of their own change the frames' tags, so they come last.
+    for has_vlan in [false, true] {
+        let mirrors = chosen.into_iter().zip(&view.mirrors);
+        let mirrors = mirrors.filter(|(_, mirror)| mirror.options.vlan.is_some() == has_vlan);
+        for (frames, mirror) in mirrors {
+            let port = view.port(mirror.output()).filter(|_| frames != 0);
+            if let Some(port) = port {
+                mirror.place(burst, frames);
+                send_one(burst, (frames, mirror, port), to, tx, from, &mut tally);
+            }
+        }
+    }
+    tx.direct = direct;
+    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
+    tx.nic_use.copies += tx.mirror_use.copies;
+    tx.nic_use.is_used |= tx.mirror_use.is_used;
+    tx.note_mirrored(&tally);
+    from.drop(DropReason::BadOffload, tally.refused);
+    from.delivered_copies.add(tally.delivered);
+    from.dropped_copies.add(tally.dropped);
+}
+
+/// Chooses the frames that mirrors copy. Their memory stays where it is: it is needed twice.
+fn choose(burst: &Burst, ingress: u16, view: &Snapshot) -> Chosen {
     let mut chosen = [0; MIRRORS_MAX];
     for (frames, mirror) in chosen.iter_mut().zip(&view.mirrors) {
         if mirror.output() == ingress || view.port(mirror.output()).is_none() {
@@ -225,34 +285,6 @@ pub(crate) fn choose(burst: &Burst, ingress: u16, view: &Snapshot) -> Chosen {
         }
     }
     chosen
-}
-
-/// Sends the copies of the chosen frames, after the burst's own copies: they use what is left of its budget of work.
-#[cold]
-#[inline(never)]
-pub(crate) fn send(
-    burst: &Burst,
-    chosen: Chosen,
-    to: Destinations<'_>,
-    tx: &mut Tx,
-    from: &QueueCounters,
-    tally: &mut TxResult,
-) {
-    // What a mirror sends through an uplink is policed there: the sender neither waits nor pays for it. Its own NIC queue
-    // does not take it either, since its buffers would wait for that.
-    tx.mirror_use.begin();
-    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
-    let direct = tx.direct.take();
-    for (frames, mirror) in chosen.into_iter().zip(&to.view.mirrors) {
-        let port = to.view.port(mirror.output()).filter(|_| frames != 0);
-        if let Some(port) = port {
-            send_one(burst, (frames, mirror, port), to, tx, from, tally);
-        }
-    }
-    tx.direct = direct;
-    std::mem::swap(&mut tx.nic_use, &mut tx.mirror_use);
-    tx.nic_use.copies += tx.mirror_use.copies;
-    tx.nic_use.is_used |= tx.mirror_use.is_used;
 }
 
 /// Sends one mirror's copies.

@@ -230,11 +230,9 @@ impl Rig {
                 _ => 1,
             };
             for _ in 0..number {
-                let tag = match self.random.below(6) {
+                let tag = match self.random.below(4) {
                     0 => HeaderOp::Push,
                     1 if bytes.len() >= 18 => HeaderOp::Pop,
-                    2 => HeaderOp::PushVlan(5),
-                    3 if bytes.len() >= 18 => HeaderOp::SetVlan(0x123),
                     _ => HeaderOp::Keep,
                 };
                 if picks.len() < BURST {

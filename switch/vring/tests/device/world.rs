@@ -269,14 +269,6 @@ pub fn tagged(frame: &[u8], tag: HeaderOp, tci: u16) -> Vec<u8> {
         HeaderOp::Keep => frame.to_vec(),
         HeaderOp::Push => [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat(),
         HeaderOp::Pop => [&frame[..12], &frame[16..]].concat(),
-        HeaderOp::PushVlan(vlan) => {
-            let tci = (tci & 0xf000 | vlan).to_be_bytes();
-            [&frame[..12], &[0x81, 0], &tci, &frame[12..]].concat()
-        }
-        HeaderOp::SetVlan(vlan) => {
-            let tci = (u16::from(frame[14]) << 8 & 0xf000 | vlan).to_be_bytes();
-            [&frame[..14], &tci, &frame[16..]].concat()
-        }
     }
 }
 
