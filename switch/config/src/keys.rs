@@ -22,29 +22,42 @@ impl Known {
     fn new(place: String, keys: Vec<Key>) -> Self {
         let names = keys.iter().map(|key| key.name.key).collect();
         let inner = keys.into_iter().filter_map(|key| {
-            let (place, keys) = key.table?;
-            Some((key.name.key, Self::new(place, keys())))
+            let (inner, keys) = key.table?;
+            Some((key.name.key, Self::new(inner_place(&place, inner), keys())))
         });
+        let inner = inner.collect();
         Self {
             place,
             names,
-            inner: inner.collect(),
+            inner,
         }
     }
 
-    /// The table that has a key, the outermost of several.
-    fn having(&self, key: &str) -> Option<&Known> {
+    /// The places of the tables that have a key: those of the outermost one, and of others beside it.
+    fn having(&self, key: &str) -> Vec<&str> {
         if self.names.contains(&key) {
-            return Some(self);
+            return vec![&self.place];
         }
-        let mut inner = self.inner.iter();
-        inner.find_map(|(_, table)| table.having(key))
+        let found = self.inner.iter().map(|(_, table)| table.having(key));
+        let mut found = found.filter(|places| !places.is_empty());
+        let mut places = found.next().unwrap_or_default();
+        // Tables of one table, such as `in` and `out` of `limit`, have equal keys: none of them is meant more than the other.
+        let parent = |place: &str| place.rsplit_once('.').map(|(parent, _)| parent.to_owned());
+        let first = places.first().and_then(|place| parent(place));
+        let beside = found.flatten();
+        places.extend(beside.filter(|place| first.is_some() && parent(place) == first));
+        places
     }
 
     /// How to fix a key that this table, in `root`, does not have.
     fn help(&self, root: &Known, key: &str) -> String {
-        if let Some(Known { place, .. }) = root.having(key) {
-            return format!("`{key}` belongs {place}");
+        // A table in this one is nearer than one elsewhere.
+        let mut places = self.having(key);
+        if places.is_empty() {
+            places = root.having(key);
+        }
+        if !places.is_empty() {
+            return format!("`{key}` belongs {}", places.join(" or "));
         }
         // Only a file of `ports_dir` has fewer keys at its top level.
         if Top::keys().iter().any(|known| known.name.key == key) {
@@ -95,6 +108,17 @@ impl Known {
                 _ => {}
             }
         }
+    }
+}
+
+/// The place of a table in another one, by its keys from the outermost: "in limit.out". A section or a list is named by itself.
+fn inner_place(outer: &str, inner: String) -> String {
+    let keys = outer
+        .strip_prefix("in ")
+        .filter(|keys| !keys.contains([' ', '[']));
+    match (keys, inner.strip_prefix("in ")) {
+        (Some(keys), Some(key)) => format!("in {keys}.{key}"),
+        _ => inner,
     }
 }
 

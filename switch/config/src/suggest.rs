@@ -3,22 +3,65 @@
 /// Longer names are not typing mistakes, and the distance costs their length squared.
 const NAME_CHARS_MAX: usize = 40;
 
-/// The nearest of `names`, if it is near enough.
+/// Words of other programs for a key, and the key.
+const OTHER_WORDS: [(&str, &str); 17] = [
+    ("enabled", "admin"),
+    ("enable", "admin"),
+    ("disabled", "admin"),
+    ("disable", "admin"),
+    ("shutdown", "admin"),
+    ("down", "admin"),
+    ("up", "admin"),
+    ("state", "admin"),
+    ("bandwidth", "limit"),
+    ("speed", "limit"),
+    ("qos", "limit"),
+    ("tag", "vlan"),
+    ("pvid", "vlan"),
+    ("device", "interface"),
+    ("ifname", "interface"),
+    ("nic", "interface"),
+    ("path", "socket"),
+];
+
+/// The one of `names` that was meant, if one is near enough.
 pub(super) fn nearest<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> {
     if mistyped.len() > NAME_CHARS_MAX {
         return None;
     }
     let mistyped = mistyped.to_ascii_lowercase();
+    let other_word = OTHER_WORDS.iter().find(|(word, _)| *word == mistyped);
+    let known = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
+    if let Some(name) = other_word.and_then(|(_, key)| known(key)) {
+        return Some(name);
+    }
+    let is_one_mistake = |name: &&&str| distance(&mistyped, name) <= 1;
+    if let Some(name) = names.iter().find(is_one_mistake) {
+        return Some(name);
+    }
+    // A whole word says more than single characters: `watch` is the beginning of `watch_ports`, and not a misspelt `switch`.
+    let begins = |name: &&&str| {
+        let rest = name.strip_prefix(mistyped.as_str());
+        rest.is_some_and(|rest| rest.starts_with('_'))
+    };
+    if let Some(name) = names.iter().filter(begins).min_by_key(|name| name.len()) {
+        return Some(name);
+    }
+    by_characters(&mistyped, names).or_else(|| mistyped.split('_').rev().find_map(known))
+}
+
+/// The one of `names` that differs in the fewest characters, if these are few.
+fn by_characters<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> {
     let near = |name: &&str| {
         // Two names of several words may differ in one that makes all the difference: rate_limit is not mac_limit.
-        let (typed, name) = without_common_words(&mistyped, name);
+        let (typed, name) = without_common_words(mistyped, name);
         distance(typed, name) <= name.len().max(typed.len()).div_ceil(3)
     };
     names
         .iter()
         .copied()
         .filter(near)
-        .min_by_key(|name| distance(&mistyped, name))
+        .min_by_key(|name| distance(mistyped, name))
 }
 
 /// What is left of two names without the words that both begin or end with.
@@ -96,6 +139,21 @@ mod tests {
         assert_eq!(nearest("mca_limit", &limits), Some("mac_limit"));
         assert_eq!(nearest("fdb_capcity", &limits), Some("fdb_capacity"));
         assert_eq!(nearest(&"q".repeat(1000), &names), None);
+    }
+
+    #[test]
+    fn a_word_of_the_name_or_of_another_program_finds_the_name_that_was_meant() {
+        let top = ["switch", "watch_ports", "ports_dir", "port"];
+        assert_eq!(nearest("watch", &top), Some("watch_ports"));
+        assert_eq!(nearest("swich", &top), Some("switch"));
+        assert_eq!(nearest("ports", &top), Some("port"));
+        let port = ["mac", "mac_limit", "limit", "vlan", "admin"];
+        assert_eq!(nearest("rate_limit", &port), Some("limit"));
+        assert_eq!(nearest("vlan_id", &port), Some("vlan"));
+        for word in ["enabled", "disabled", "shutdown"] {
+            assert_eq!(nearest(word, &port), Some("admin"));
+            assert_eq!(nearest(word, &top), None);
+        }
     }
 
     #[test]

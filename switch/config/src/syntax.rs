@@ -27,34 +27,81 @@ pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
     checker.problem(at, message.to_owned(), &label, help);
 }
 
-/// For a bare word, as in `watch_ports = yes` or `mtu = 9k`, whose key takes no text: the word's place, the error and how to
-/// fix it. Advice to put the word in quotes would be wrong there.
+/// For a bare word, as in `watch_ports = yes`, `mtu = 9k` or `trunk = [100-200]`: the word's place, the error and how to fix
+/// it by the type of its key. The parser takes some words for numbers, times or dates, and says so.
 fn of_another_type(text: &str, at: usize) -> Option<(Span, String, String)> {
-    let begin = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = text.get(begin..)?.lines().next()?;
-    let (left, right) = line.split_once('=')?;
-    let key = left.trim();
-    let word = right.split('#').next().unwrap_or_default().trim();
-    let is_bare = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
-    if word.is_empty() || !word.chars().all(is_bare) {
-        return None;
-    }
-    let value = begin + left.len() + 1 + right.find(word)?;
-    let (message, help) = match type_of(key)?.as_str() {
-        "boolean" => (
+    let Bare {
+        place,
+        word,
+        key,
+        in_list,
+    } = Bare::around(text, at)?;
+    let types = types_of(key);
+    let has = |name: &str| types.contains(name);
+    let (message, help) = match types.len() {
+        1 if has("boolean") && !in_list => (
             format!("`{key}` must be true or false"),
             format!("for example: {key} = true"),
         ),
-        "integer" => (
+        1 if has("integer") && !in_list => (
             format!("`{key}` must be a whole number"),
             match without_unit(word) {
                 Some(number) => format!("write it without a unit: {key} = {number}"),
                 None => "write it in digits only, without a unit and without quotes".to_owned(),
             },
         ),
+        _ if in_list && has("array") => (
+            format!("text in `{key}` must be in quotes"),
+            format!("write it as \"{word}\""),
+        ),
+        _ if has("string") => (
+            "text must be in quotes".to_owned(),
+            format!("write: {key} = \"{word}\""),
+        ),
+        1 if has("array") => (
+            format!("`{key}` must be a list, and text in it in quotes"),
+            format!("write: {key} = [\"{word}\"]"),
+        ),
         _ => return None,
     };
-    Some((value..value + word.len(), message, help))
+    Some((place, message, help))
+}
+
+/// A value, or an item of a list, that is a word without quotes.
+struct Bare<'a> {
+    place: Span,
+    word: &'a str,
+    key: &'a str,
+    in_list: bool,
+}
+
+impl<'a> Bare<'a> {
+    /// The word around a position, if it is a value of a key on the same line.
+    fn around(text: &'a str, at: usize) -> Option<Self> {
+        let is_of_word = |c: char| c.is_ascii_alphanumeric() || "_.+-:/".contains(c);
+        let (before, after) = text.split_at_checked(at)?;
+        let begin = before.trim_end_matches(is_of_word).len();
+        let end = text.len() - after.trim_start_matches(is_of_word).len();
+        let word = text.get(begin..end).filter(|word| !word.is_empty())?;
+        let rest = text.get(end..)?.lines().next().unwrap_or_default().trim();
+        if !(rest.is_empty() || rest.starts_with([',', ']', '}', '#'])) {
+            return None;
+        }
+        let line = text.get(..begin)?.rsplit('\n').next()?.trim_end();
+        let in_list = line.ends_with(['[', ',']);
+        let left = match in_list {
+            true => line.rsplit_once('[')?.0.trim_end(),
+            false => line,
+        };
+        let left = left.strip_suffix('=')?.trim_end();
+        let key = left.rsplit([' ', '\t', '{', ',', '.']).next()?;
+        Some(Self {
+            place: begin..end,
+            word,
+            key,
+            in_list,
+        })
+    }
 }
 
 /// The number that a word such as `9k` means.
@@ -70,13 +117,13 @@ fn without_unit(word: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// The type of a key's value in the schema, if it has one type wherever it occurs.
-fn type_of(key: &str) -> Option<String> {
-    let schema = serde_json::from_str(&schema_json()).ok()?;
+/// The types of a key's value in the schema, wherever it occurs.
+fn types_of(key: &str) -> BTreeSet<String> {
     let mut types = BTreeSet::new();
-    collect_types(&schema, key, &mut types);
-    let mut types = types.into_iter();
-    types.next().filter(|_| types.next().is_none())
+    if let Ok(schema) = serde_json::from_str(&schema_json()) {
+        collect_types(&schema, key, &mut types);
+    }
+    types
 }
 
 fn collect_types(schema: &Value, key: &str, types: &mut BTreeSet<String>) {
@@ -180,14 +227,16 @@ mod tests {
     #[test]
     fn a_bare_word_is_answered_by_the_type_of_its_key() {
         let of = |text: &str| {
-            let at = text.rfind('=').expect("a value") + 2;
-            of_another_type(text, at).map(|(place, message, help)| {
-                (
-                    text.get(place).unwrap_or_default().to_owned(),
-                    message,
-                    help,
-                )
-            })
+            let error = toml::de::DeTable::parse(text).expect_err("not TOML");
+            of_another_type(text, error.span().expect("a place").start).map(
+                |(place, message, help)| {
+                    (
+                        text.get(place).unwrap_or_default().to_owned(),
+                        message,
+                        help,
+                    )
+                },
+            )
         };
         let said = |value: &str, message: &str, help: &str| {
             Some((value.to_owned(), message.to_owned(), help.to_owned()))
@@ -216,6 +265,36 @@ mod tests {
                 "write it in digits only, without a unit and without quotes"
             )
         );
+        assert_eq!(
+            of("socket_mode = 0660"),
+            said(
+                "0660",
+                "text must be in quotes",
+                "write: socket_mode = \"0660\""
+            )
+        );
+        assert_eq!(
+            of("mac = 52:54:00:00:00:01"),
+            said(
+                "52:54:00:00:00:01",
+                "text must be in quotes",
+                "write: mac = \"52:54:00:00:00:01\""
+            )
+        );
+        assert_eq!(
+            of("vlan = { trunk = 100-200 }"),
+            said(
+                "100-200",
+                "`trunk` must be a list, and text in it in quotes",
+                "write: trunk = [\"100-200\"]"
+            )
+        );
+        assert_eq!(
+            of("vlan.trunk = [5, 100-200]").map(|(_, _, help)| help),
+            Some("write it as \"100-200\"".to_owned())
+        );
+        // A key that is written twice is not a wrong value.
+        assert_eq!(of("mtu = 1500\nmtu = 1500\n"), None);
         // A word there is text that lacks its quotes.
         assert_eq!(of("poll = off"), None);
         assert_eq!(of("nonsense = yes"), None);
