@@ -1,14 +1,15 @@
 //! Measures the cost of frames with many addresses, beside guests without traffic, and with a second worker. Each worker
 //! and its guests run alternately in one thread, so that no cache line moves between cores.
 //!
-//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged] [workers=N] [counted] [limited|held]` prints
-//! cycles per frame.
+//! `by_turns [REPEATS] [addresses=N] [idle=N] [sampling=N] [packed] [inorder] [unmerged] [workers=N] [counted]
+//! [limited|held]` prints cycles per frame.
 //!
 //! | word | meaning |
 //! |---|---|
 //! | `REPEATS` | how often 256 frames are measured; default 5000 |
 //! | `addresses` | number of addresses on each side, used in rotation, so that consecutive frames differ |
 //! | `idle` | number of other guests, without traffic, that each worker polls |
+//! | `sampling` | one of so many frames is sampled, on average |
 //! | `packed`, `inorder`, `unmerged` | kind of rings and receive buffers |
 //! | `limited` | measures in rounds: all guests without limits, then all with a limit of what they send, which none reaches; and so on |
 //! | `held` | the same, but with limits that hold back the guests without traffic: each has a frame that waits for credit. Without limits they have none |
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::observe::sample::Sampler;
 use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stages::meter::{Meter, RateLimit};
 use crosspoint_engine::sync::sleep::Waker;
@@ -36,7 +38,7 @@ use crosspoint_engine::worker::Times;
 use crosspoint_engine::worker::Update;
 use crosspoint_engine::worker::Worker;
 use crosspoint_engine::worker::WorkerLink;
-use crosspoint_frame::{BURST, tsc};
+use crosspoint_frame::{BURST, Clock, tsc};
 use crosspoint_guest::{Buffer, VirtioNetHdr};
 use crosspoint_packet::{FlowHasher, Mac};
 use crosspoint_vring::feature;
@@ -58,6 +60,9 @@ const FRAME_LEN: usize = 60;
 const WARMUP: usize = 100;
 /// Step between the destinations of consecutive frames: a prime, so that it differs from the step of sources.
 const DESTINATION_STEP: u32 = 7919;
+
+/// Slots of the sampler.
+const SLOTS: usize = 4096;
 
 /// A worker's quantum, cycles.
 const QUANTUM_CYCLES: u64 = 61_000;
@@ -91,6 +96,7 @@ struct Options {
     quantum_cycles: u64,
     addresses: u32,
     idle: u16,
+    sampling: u32,
     features: u64,
     limits: Limits,
 }
@@ -113,6 +119,7 @@ impl Options {
             quantum_cycles: QUANTUM_CYCLES,
             addresses: 1,
             idle: 0,
+            sampling: 0,
             features: PortOptions::default().features,
             limits: Limits::None,
         };
@@ -127,10 +134,20 @@ impl Options {
                 (_, Some(("addresses", number))) => options.addresses = number.parse().unwrap(),
                 (_, Some(("workers", number))) => options.workers = number.parse().unwrap(),
                 (_, Some(("idle", number))) => options.idle = number.parse().unwrap(),
+                (_, Some(("sampling", number))) => options.sampling = number.parse().unwrap(),
                 (number, _) => options.repeats = number.parse().expect("see the top of the source"),
             }
         }
         options
+    }
+
+    /// A sampler without a reader: its slots are soon full, and the rest is counted as missed.
+    fn sampler(&self) -> Option<Arc<Sampler>> {
+        let new = |every| {
+            let (workers, clock) = (self.workers.into(), Clock::calibrate());
+            Sampler::new((every, 128), SLOTS, workers, &clock, 1)
+        };
+        (self.sampling > 0).then_some(self.sampling).map(new)
     }
 
     fn port(&self, limits: Limits, is_idle: bool) -> PortOptions {
@@ -223,12 +240,8 @@ fn start(options: &Options, limits: Limits) -> (Arc<Shared>, Arc<Snapshot>, Vec<
     let entries = 4 * 2 * options.addresses as usize * usize::from(options.workers);
     let fdb = Arc::new(Fdb::new(entries, [1, 2]));
     let flows = FlowHasher::new(3);
-    let view = Arc::new(Snapshot::new(
-        ports.into(),
-        fdb.clone(),
-        flows,
-        Box::new([]),
-    ));
+    let view = Snapshot::new(ports.into(), fdb.clone(), flows, Box::new([]));
+    let view = Arc::new(view.with_sampler(options.sampler()));
     let busy = (0..each * options.workers).filter(|number| number % each < 2);
     for (guest, number) in busy.flat_map(|guest| (0..options.addresses).map(move |n| (guest, n))) {
         let key = fdb.key(Mac::new(address(guest, number)), 0);

@@ -17,6 +17,7 @@ use crate::egress::guest_queues::GuestQueues;
 use crate::egress::uplink::UplinkShare;
 use crate::observe::counters::PortCounters;
 use crate::observe::mirror::Mirror;
+use crate::observe::sample::Sampler;
 use crate::observe::tap::Tap;
 use crate::stages::control::ControlAddresses;
 use crate::stages::guard::Bindings;
@@ -156,6 +157,10 @@ pub struct Snapshot {
     pub taps: Box<[Arc<Tap>]>,
     /// Mirrors: at most [`MIRRORS_MAX`](crate::observe::mirror::MIRRORS_MAX).
     pub mirrors: Box<[Mirror]>,
+    /// Chooses received frames at random; `None` if no frames are sampled.
+    pub sampler: Option<Arc<Sampler>>,
+    /// Whether there is a tap or a sampler: one check for a burst.
+    is_observed: bool,
     /// Recognizes loop probes that came back; `None` if no port sends any.
     pub probes: Option<Arc<Probes>>,
 }
@@ -176,8 +181,10 @@ impl Snapshot {
             ports,
             fdb,
             flows,
+            is_observed: !taps.is_empty(),
             taps,
             mirrors: Box::new([]),
+            sampler: None,
             probes: None,
         };
         snapshot.note_meters();
@@ -190,6 +197,27 @@ impl Snapshot {
             bindings: self.bindings.with_statics(statics),
             ..self
         }
+    }
+
+    /// Returns the snapshot with this sampler.
+    pub fn with_sampler(self, sampler: Option<Arc<Sampler>>) -> Snapshot {
+        Snapshot {
+            is_observed: sampler.is_some() || !self.taps.is_empty(),
+            sampler,
+            ..self
+        }
+    }
+
+    /// Returns whether received frames are shown to a tap or a sampler.
+    #[inline(always)]
+    pub fn is_observed(&self) -> bool {
+        self.is_observed
+    }
+
+    /// Replaces the taps and the sampler in place.
+    pub fn observe(&mut self, taps: Box<[Arc<Tap>]>, sampler: Option<Arc<Sampler>>) {
+        self.is_observed = sampler.is_some() || !taps.is_empty();
+        (self.taps, self.sampler) = (taps, sampler);
     }
 
     /// Rebuilds the VLAN member lists, the bindings and what is known of rates after `ports` was changed in place.
@@ -205,6 +233,16 @@ impl Snapshot {
         let shapes = ports().any(|port| port.meter_out.is_some());
         let polices = ports().any(|port| port.meter_in.is_some());
         (self.shapes, self.polices) = (shapes, polices);
+    }
+
+    /// Returns the ports that a frame flooded from port `ingress` in `vlan` goes to.
+    pub fn flooded_to(&self, ingress: u16, vlan: u16) -> impl Iterator<Item = u16> {
+        let source = self.port(ingress);
+        let members = self.members.of(vlan).iter().copied();
+        members.filter(move |number| {
+            let reaches = |port: &PortSnapshot| source.is_none_or(|source| source.reaches(port));
+            *number != ingress && self.port(*number).is_some_and(reaches)
+        })
     }
 
     /// Returns whether port `port` may receive frames from `mac` in `vlan`, according to all ports' guards.

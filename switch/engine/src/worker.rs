@@ -16,10 +16,10 @@ use crate::egress::tx::NicPosition;
 use crate::egress::tx::NicTx;
 use crate::egress::tx::Tx;
 use crate::egress::uplink;
+use crate::observe;
 use crate::observe::counters::QueueCounters;
 use crate::observe::counters::WorkerCounters;
 use crate::observe::mirror;
-use crate::observe::tap;
 use crate::schedule::Turn;
 use crate::schedule::charge;
 use crate::schedule::charge_doorbells;
@@ -614,8 +614,8 @@ fn forward(
     if view.polices {
         meter::police(burst, ingress, view, tx);
     }
-    if !view.taps.is_empty() {
-        tap::received(burst, id, view, tx);
+    if view.is_observed() {
+        observe::received(burst, id, view, tx);
     }
     match view.mirrors.is_empty() {
         true => deliver(burst, ingress, view, tx, counters),
@@ -639,8 +639,8 @@ fn send_out(
         (frame.vlan, frame.tci) = (vlan, vlan);
         frame.verdict = Verdict::port(id.0);
     }
-    if !view.taps.is_empty() {
-        tap::received(burst, id, view, tx);
+    if view.is_observed() {
+        observe::received(burst, id, view, tx);
     }
     deliver(burst, id.0, view, tx, counters);
 }

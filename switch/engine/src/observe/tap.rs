@@ -91,6 +91,10 @@ pub struct Slot {
     pub fate: Fate,
     /// Length, bytes.
     pub len: u32,
+    /// The VLAN that it is in; 0 for none.
+    pub vlan: u16,
+    /// Its 802.1p priority.
+    pub priority: u8,
     /// Offloads that were still to be done.
     pub offload: Offload,
     /// Its first bytes.
@@ -146,6 +150,8 @@ impl Tap {
                 direction: Direction::Received,
                 fate: Fate::Flood,
                 len: 0,
+                vlan: 0,
+                priority: 0,
                 offload: Offload::default(),
                 bytes: Vec::with_capacity(wanted.snap_len),
             }));
@@ -230,7 +236,7 @@ impl Tap {
 
     /// Returns a slot with the frame's first bytes after `tag` is applied; `None` if the frame is not wanted or was
     /// missed.
-    fn take(
+    pub(super) fn take(
         &self,
         worker: usize,
         burst: &Burst,
@@ -243,6 +249,7 @@ impl Tap {
             return None;
         };
         slot.len = (frame.len as usize).saturating_add_signed(tag.growth()) as u32;
+        (slot.vlan, slot.priority) = (frame.vlan, (frame.tci >> 13) as u8);
         slot.offload = frame.offload;
         slot.bytes.clear();
         // Up to its capacity: nothing is allocated.
@@ -258,7 +265,7 @@ impl Tap {
     }
 
     /// Fills in the rest of the slot and hands it to the reader.
-    fn put(&self, mut slot: Box<Slot>, seen: Seen, fate: Fate) {
+    pub(super) fn put(&self, mut slot: Box<Slot>, seen: Seen, fate: Fate) {
         if self.wanted.dropped_only && !matches!(fate, Fate::Dropped(_)) {
             self.give_back(slot);
             return;
@@ -281,11 +288,11 @@ impl Tap {
 
 /// Place at which a frame was captured.
 #[derive(Clone, Copy)]
-struct Seen {
-    worker: usize,
-    serial: Option<u64>,
-    id: StreamId,
-    direction: Direction,
+pub(super) struct Seen {
+    pub(super) worker: usize,
+    pub(super) serial: Option<u64>,
+    pub(super) id: StreamId,
+    pub(super) direction: Direction,
 }
 
 /// Copies a frame's first bytes, with `tag` applied, as many as `out` has.
@@ -312,9 +319,7 @@ pub(crate) enum Origin {
 }
 
 /// Captures the frames of a burst that was received on `id` and has been looked up.
-#[cold]
-#[inline(never)]
-pub fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
+pub(super) fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
     let worker = tx.worker;
     tx.serial = tx.serial.wrapping_add(BURST as u64);
     for tap in &view.taps {

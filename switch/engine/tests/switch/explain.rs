@@ -42,7 +42,7 @@ fn tap(rig: &mut Rig) -> Arc<Tap> {
         filter: None,
     };
     let tap = Tap::new(wanted, 4096, rig.workers(), &Clock::calibrate());
-    rig.view.taps = Box::new([tap.clone()]);
+    rig.view.observe(Box::new([tap.clone()]), None);
     tap
 }
 

@@ -31,6 +31,7 @@ mod rates;
 mod reports;
 mod rig;
 mod runs;
+mod samples;
 mod shares;
 mod single;
 mod sleep;

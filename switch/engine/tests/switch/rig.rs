@@ -9,7 +9,7 @@ use crosspoint_engine::egress::deliver::deliver;
 use crosspoint_engine::egress::tx::Asked;
 use crosspoint_engine::egress::tx::NicTx;
 use crosspoint_engine::egress::tx::Tx;
-use crosspoint_engine::observe::tap;
+use crosspoint_engine::observe;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stages::Keys;
@@ -103,8 +103,8 @@ impl Rig {
             police(burst, ingress, view, tx);
         }
         meanwhile(burst, view, keys);
-        if !view.taps.is_empty() {
-            tap::received(burst, stream.id, view, tx);
+        if view.is_observed() {
+            observe::received(burst, stream.id, view, tx);
         }
         deliver(burst, ingress, view, tx, stream.counters(worker));
         stream.complete(burst, worker, 0);

@@ -29,7 +29,7 @@ const ALL: Wanted = Wanted {
 
 fn tap(run: &mut Run, wanted: Wanted, slots: usize) -> Arc<Tap> {
     let tap = Tap::new(wanted, slots, run.workers, &Clock::calibrate());
-    run.pair.rig.view.taps = Box::new([tap.clone()]);
+    run.pair.rig.view.observe(Box::new([tap.clone()]), None);
     tap
 }
 
