@@ -130,6 +130,13 @@ ensure_prometheus() {
   rm -rf "$work"
 }
 
+# ensure_nfdump: nfdump and sfcapd, a collector of sFlow, without the service that installing them starts.
+ensure_nfdump() {
+  if command -v nfdump > /dev/null && command -v sfcapd > /dev/null; then return; fi
+  ensure_packages nfdump nfdump-sflow
+  if [ -z "$CHECK" ] && [ -d /run/systemd/system ]; then systemctl disable --quiet --now nfdump.service || true; fi
+}
+
 # ensure_lint_tools: rustfmt and clippy of the cargo in use. The minimal profile of rustup has neither.
 ensure_lint_tools() {
   local dir version
@@ -192,7 +199,7 @@ install_for() {
     build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
     xsk-rs) ensure_packages "${XSK_RS_PACKAGES[@]}" ;;
     demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
-    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_prometheus; ensure_lint_tools; ensure_nextest ;;
+    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_prometheus; ensure_nfdump; ensure_lint_tools; ensure_nextest ;;
     fuzz) ensure_cargo_fuzz ;;
     miri) ensure_miri ;;
     instructions) ensure_packages "${INSTRUCTIONS_PACKAGES[@]}" ;;

@@ -42,6 +42,8 @@ mod rates;
 mod reload;
 #[path = "e2e/service.rs"]
 mod service;
+#[path = "e2e/sflow.rs"]
+mod sflow;
 #[path = "e2e/shares.rs"]
 mod shares;
 #[path = "e2e/top.rs"]

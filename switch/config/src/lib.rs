@@ -62,8 +62,8 @@ pub use keep_statics::{remove_statics, write_statics};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Control, Direct, Log, LoopProtect, Metrics, Mirror, Offloads, Port, Slo, StaticEntry,
-    Switch, VhostPort, Workers, XdpPort,
+    Access, Control, Direct, Log, LoopProtect, Metrics, Mirror, Offloads, Port, Sflow, Slo,
+    StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

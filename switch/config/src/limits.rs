@@ -1,5 +1,7 @@
 //! Limits of the configuration that more than a key's line in `table.rs` uses, by name.
 
+use std::time::Duration;
+
 /// The `version` of the format that this switch reads.
 pub const VERSION: i64 = 1;
 /// The largest file that is read, bytes. A configuration that spells out every port takes a third of this.
@@ -32,6 +34,20 @@ pub const FDB_CAPACITY_MAX: u32 = FDB_BUCKET_ENTRIES * 65_536;
 
 /// Default of `[metrics] listen`.
 pub const METRICS_LISTEN_DEFAULT: &str = "127.0.0.1:9477";
+/// UDP port of an sFlow collector, if `[sflow] collector` has none: the one that IANA has assigned.
+pub const SFLOW_PORT: u16 = 6343;
+/// The highest `[sflow] sampling`.
+pub const SFLOW_SAMPLING_MAX: u32 = 1 << 24;
+/// The lowest `[sflow] header_len`: Ethernet, a tag, IPv4 and TCP, rounded up.
+pub const SFLOW_HEADER_LEN_MIN: u16 = 64;
+/// The highest `[sflow] header_len`: a datagram has room for four such samples.
+pub const SFLOW_HEADER_LEN_MAX: u16 = 256;
+/// Default of `[sflow] polling`.
+pub const SFLOW_POLLING_DEFAULT: Duration = Duration::from_secs(20);
+/// The shortest `[sflow] polling`.
+pub const SFLOW_POLLING_MIN: Duration = Duration::from_secs(1);
+/// The longest.
+pub const SFLOW_POLLING_MAX: Duration = Duration::from_secs(3600);
 /// Default of `[control] socket`.
 pub const CONTROL_SOCKET_DEFAULT: &str = "/run/crosspoint/control.sock";
 /// Maximum length of a socket path: `sun_path` has 108 bytes, including the final zero.
@@ -92,7 +108,7 @@ pub const MAC_LIMIT_MAX: u32 = FDB_CAPACITY_MAX;
 
 /// Maximum number of tables `[[mirror]]`.
 pub const MIRRORS_MAX: usize = crosspoint_engine::observe::mirror::MIRRORS_MAX;
-/// Maximum number of names and patterns in a mirror's `ports`.
+/// Maximum number of names and patterns in the `ports` of a mirror or of sFlow.
 pub const PORT_PATTERNS_MAX: usize = 256;
 /// Maximum length of a mirror's `filter`, bytes.
 pub const MIRROR_FILTER_BYTES_MAX: usize = 1024;

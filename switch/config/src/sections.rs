@@ -11,7 +11,7 @@ use super::cores::CoreSpans;
 use super::field::Item;
 use super::key::{Definitions, Keys as _, Reader, Rule};
 use super::limits::*;
-use super::table::Top;
+use super::table::{Sflow, Top};
 
 /// The settings of a main file, with the places that later checks need.
 pub(super) struct Settings {
@@ -85,6 +85,7 @@ pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &P
         let label = "there is no `ports_dir`";
         reader.checker.problem(span, message, label, help);
     }
+    check_sflow(&mut reader, &top.sflow);
     let in_section = |section: &str, key: &str| {
         let section = document.get(section)?.get_ref().as_table()?;
         section.get(key)
@@ -97,6 +98,22 @@ pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &P
         ports_dir: reader.item("ports_dir").map(place),
         control_socket: in_section("control", "socket").map(place),
         top,
+    }
+}
+
+/// Records keys of `[sflow]` that have no effect, because there is no `collector`. Those that have their defaults are in
+/// every written configuration.
+fn check_sflow(reader: &mut Reader<'_>, sflow: &Sflow) {
+    let section = reader.item("sflow");
+    let Some((span, table)) = section.and_then(|it| Some((it.span(), it.get_ref().as_table()?)))
+    else {
+        return;
+    };
+    if table.get("collector").is_none() && *sflow != Sflow::default() {
+        let message = "[sflow] has no `collector`".to_owned();
+        let help = "name the host that the samples are for: collector = \"192.0.2.1:6343\"";
+        let label = "nothing is sent without one";
+        reader.checker.problem(span, message, label, help);
     }
 }
 

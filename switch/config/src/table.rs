@@ -3,7 +3,7 @@
 //!
 //! The comments are what the references and the schema say of the keys.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ keys! {
         switch: Switch = section::<Switch>(), Whole;
         /// The Prometheus endpoint.
         metrics: Metrics = section::<Metrics>(), Whole;
+        /// Samples of frames and counters for an sFlow collector.
+        sflow: Sflow = section::<Sflow>(), Whole;
         /// The socket that the command line tools talk to.
         control: Control = section::<Control>(), Whole;
         /// The log: its target, format and level.
@@ -102,6 +104,25 @@ keys! {
     pub struct Metrics = "Metrics", in "metrics." {
         /// IP address and port to listen on, or "off".
         listen: Option<SocketAddr> = texts::listen().or(METRICS_LISTEN_DEFAULT.parse().ok()), AtOnce;
+    }
+}
+
+keys! {
+    /// Samples of frames and counters for an sFlow collector (version 5). Without `collector`: none.
+    pub struct Sflow = "Sflow", in "sflow." {
+        /// The collector's IP address, and its UDP port if that is not 6343.
+        collector: Option<SocketAddr> = texts::collector().optional(), AtOnce;
+        /// How many received frames there are for each sampled one, on average.
+        sampling: u32 = whole(1..=SFLOW_SAMPLING_MAX, "sampling = 4096, for one of 4096 frames").or(4096), AtOnce;
+        /// How many bytes of a sampled frame are sent, at most.
+        header_len: u16 = whole(SFLOW_HEADER_LEN_MIN..=SFLOW_HEADER_LEN_MAX, "header_len = 128").or(128), AtOnce;
+        /// How often each port's counters are sent, from "1s" to "1h", or "off".
+        polling: Option<Duration> = texts::polling().or(Some(SFLOW_POLLING_DEFAULT)), AtOnce;
+        /// The IP address by which the collector knows this switch. Without it: the source address of the datagrams.
+        agent: Option<IpAddr> = texts::agent().optional(), AtOnce;
+        /// The ports whose frames are sampled and whose counters are sent, by names and patterns: `*` is any text, `?` any
+        /// character.
+        ports: Vec<String> = PatternList.or(vec!["*".to_owned()]), AtOnce;
     }
 }
 

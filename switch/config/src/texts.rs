@@ -1,12 +1,14 @@
 //! The rules for texts: names, paths and addresses.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crosspoint_packet::Mac;
 use serde_json::{Value, json};
 
+use super::duration;
 use super::field::Item;
 use super::key::{Definitions, Reader, Rule, object};
 use super::limits::*;
@@ -265,6 +267,70 @@ pub(super) fn listen() -> Text<Option<SocketAddr>> {
             address.map_or("off".to_owned(), SocketAddr::to_string)
         },
         schema: json!({}),
+    }
+}
+
+/// The address of an sFlow collector.
+pub(super) fn collector() -> Text<SocketAddr> {
+    let parse = |text: &str| {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'));
+        let address: Option<IpAddr> = bare.unwrap_or(text).parse().ok();
+        let without_port = address.map(|address| SocketAddr::new(address, SFLOW_PORT));
+        match text.parse().ok().or(without_port) {
+            Some(address) if address.ip().is_unspecified() => Err("the address of no host".into()),
+            Some(address) if address.port() == 0 => Err("no host listens on port 0".into()),
+            Some(address) => Ok(address),
+            // A host name would need a lookup, and the switch must start without a network.
+            None => Err("not an IP address, or not a port behind it".into()),
+        }
+    };
+    Text {
+        must: "an IP address, perhaps with a UDP port",
+        help: "for example: collector = \"192.0.2.1\", collector = \"192.0.2.1:6343\" or collector = \"[2001:db8::1]:6343\""
+            .into(),
+        parse,
+        write: SocketAddr::to_string,
+        schema: json!({}),
+    }
+}
+
+/// The address by which an sFlow collector knows the switch.
+pub(super) fn agent() -> Text<IpAddr> {
+    let parse = |text: &str| match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => Err("the address of no host".into()),
+        Ok(address) => Ok(address),
+        Err(_) => Err("not an IP address".into()),
+    };
+    Text {
+        must: "an IP address",
+        help: "for example: agent = \"192.0.2.10\"".into(),
+        parse,
+        write: IpAddr::to_string,
+        schema: json!({}),
+    }
+}
+
+/// How often counters are sent; `None` for "off".
+pub(super) fn polling() -> Text<Option<Duration>> {
+    let parse = |text: &str| match duration::parse(text) {
+        _ if text == "off" => Ok(None),
+        Ok(time) if time < SFLOW_POLLING_MIN => Err("too short".into()),
+        Ok(time) if time > SFLOW_POLLING_MAX => Err("too long".into()),
+        Ok(time) => Ok(Some(time)),
+        Err(why) => Err(why.into()),
+    };
+    let [shortest, longest] = [SFLOW_POLLING_MIN, SFLOW_POLLING_MAX].map(duration::display);
+    let help = format!(
+        "a number and a unit (ms, s, m, h) in quotes, from \"{shortest}\" to \"{longest}\"; for example: polling = \"20s\" or polling = \"off\""
+    );
+    Text {
+        must: "a duration, or \"off\"",
+        help: help.into(),
+        parse,
+        write: |time| time.map_or("off".to_owned(), duration::display),
+        schema: json!({"pattern": "^([0-9]+(us|ms|s|m|h)|off)$"}),
     }
 }
 

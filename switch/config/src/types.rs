@@ -8,7 +8,7 @@ use crosspoint_engine::bridge::fdb::Damping;
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Control, Log, Metrics, Mirror, Port, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Control, Log, Metrics, Mirror, Port, Sflow, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -21,6 +21,8 @@ pub struct Config {
     pub switch: Switch,
     /// The Prometheus endpoint.
     pub metrics: Metrics,
+    /// Samples of frames and counters for an sFlow collector.
+    pub sflow: Sflow,
     /// The socket that the command line tools talk to.
     pub control: Control,
     /// The log: its target, format and level.

@@ -87,6 +87,7 @@ impl Config {
             workers,
             switch,
             metrics,
+            sflow,
             control,
             log,
             ports_dir,
@@ -104,6 +105,7 @@ impl Config {
         workers.write(&mut keys);
         switch.write(&mut keys);
         metrics.write(&mut keys);
+        sflow.write(&mut keys);
         control.write(&mut keys);
         log.write(&mut keys);
         keys

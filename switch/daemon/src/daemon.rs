@@ -115,7 +115,7 @@ impl Daemon {
             return;
         }
         *retry_at = Instant::now() + RETRY_INTERVAL;
-        self.running.retry_metrics();
+        self.running.retry_missing();
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         let done = match &mut *control {
             Some(server) => server.look_after(),

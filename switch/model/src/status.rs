@@ -6,6 +6,7 @@ mod device;
 mod mirror;
 mod port;
 mod queue;
+mod sflow;
 mod state;
 mod worker;
 mod xdp;
@@ -16,6 +17,7 @@ pub use port::{
     LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus, StormStatus,
 };
 pub use queue::{LatencyStatus, QueueStatus, RemovedStatus};
+pub use sflow::{SflowInterface, SflowStatus};
 pub use state::ShownState;
 pub use worker::{StreamStatus, WindowStatus, WorkerStatus};
 pub use xdp::XdpStatus;

@@ -14,6 +14,7 @@
 //! | `guests` | array of [`GuestRow`](crate::rows::GuestRow), in the order of the configuration |
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
 //! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
+//! | `sflow` | one [`SflowStatus`](crate::status::SflowStatus) |
 //! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
 //!
 //! Counts are since the daemon started; shares of workers' time are of the last seconds. JSON is exact; tables show large
@@ -49,11 +50,13 @@ pub enum Topic {
     Xdp,
     /// Mirrors.
     Mirrors,
+    /// The export to an sFlow collector.
+    Sflow,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 10] = [
+    pub const ALL: [Topic; 11] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -64,6 +67,7 @@ impl Topic {
         Topic::Guests,
         Topic::Xdp,
         Topic::Mirrors,
+        Topic::Sflow,
     ];
 
     /// Its name in commands and requests.
@@ -79,6 +83,7 @@ impl Topic {
             Topic::Guests => "guests",
             Topic::Xdp => "xdp",
             Topic::Mirrors => "mirrors",
+            Topic::Sflow => "sflow",
         }
     }
 
@@ -95,6 +100,7 @@ impl Topic {
             Topic::Guests => "guests' devices and front ends",
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
+            Topic::Sflow => "what is sent to the sFlow collector",
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod rates;
 mod render;
 mod render_mirrors;
 mod render_port;
+mod sflow;
 mod slo;
 mod table;
 mod vlan;

@@ -1,6 +1,6 @@
 //! Tables made from JSON, so that people see what programs get.
 
-use crosspoint_model::status::{FdbEntry, FdbMover, Origin, ShownState};
+use crosspoint_model::status::{FdbEntry, FdbMover, Origin, SflowStatus, ShownState};
 use miette::Diagnostic;
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::drops::drops;
 use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
+use super::sflow::sflow;
 use super::table::Align::{Left, Right};
 use super::table::{Table, paragraph, printable};
 use super::{render_mirrors, slo, vlan};
@@ -41,6 +42,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
         Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
         Topic::Mirrors => Vec::deserialize(value).map(|rows| render_mirrors::mirrors(&rows)),
+        Topic::Sflow => SflowStatus::deserialize(value).map(|status| sflow(&status)),
     };
     let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })

@@ -63,9 +63,12 @@ impl Watch {
             Topic::Workers => workers(&interval.workers()),
             Topic::Drops => drops(&interval.drops()),
             Topic::Latency => latency(interval.latency()),
-            Topic::Switch | Topic::Fdb | Topic::Guests | Topic::Xdp | Topic::Mirrors => {
-                String::new()
-            }
+            Topic::Switch
+            | Topic::Fdb
+            | Topic::Guests
+            | Topic::Xdp
+            | Topic::Mirrors
+            | Topic::Sflow => String::new(),
         };
         self.before = Some(now);
         text

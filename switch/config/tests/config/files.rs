@@ -58,6 +58,7 @@ fn the_reference_names_the_defaults() {
             ports: Vec::new(),
             fdb: Vec::new(),
             mirrors: Vec::new(),
+            sflow: config::Sflow::default(),
             ports_dir: None,
             ..without
         },

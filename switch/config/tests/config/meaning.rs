@@ -57,6 +57,31 @@ fn each_section_is_read() {
 }
 
 #[test]
+fn a_collectors_port_is_that_of_sflow_unless_it_is_given() {
+    let collector = |text: &str| {
+        let config = parse(&format!(
+            "[sflow]\ncollector = {text:?}\npolling = \"off\"\n"
+        ));
+        assert_eq!(config.sflow.polling, None);
+        config.sflow.collector.map(|address| address.to_string())
+    };
+    let known = [
+        ("192.0.2.1", "192.0.2.1:6343"),
+        ("192.0.2.1:9", "192.0.2.1:9"),
+        ("2001:db8::1", "[2001:db8::1]:6343"),
+        ("[2001:db8::1]", "[2001:db8::1]:6343"),
+        ("[2001:db8::1]:9", "[2001:db8::1]:9"),
+    ];
+    for (text, address) in known {
+        assert_eq!(collector(text).as_deref(), Some(address));
+    }
+    let config = parse("");
+    assert_eq!(config.sflow.sampling, 4096);
+    assert_eq!(config.sflow.polling, Some(Duration::from_secs(20)));
+    assert_eq!(config.sflow.ports, ["*"]);
+}
+
+#[test]
 fn metrics_can_be_off() {
     assert_eq!(parse("metrics.listen = \"off\"").metrics.listen, None);
 }

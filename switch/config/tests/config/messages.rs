@@ -147,6 +147,10 @@ mistakes! {
     duration_without_unit: "version = 1\n[switch]\nfdb_ageing = 300\n";
     duration_too_short: "version = 1\n[switch]\nfdb_ageing = \"1s\"\n";
     duration_of_unknown_unit: "version = 1\n[workers]\nidle_spin = \"100ns\"\n";
+    sflow_to_a_host_name: "version = 1\n[sflow]\ncollector = \"collector:6343\"\n";
+    sflow_to_no_one: "version = 1\n[sflow]\nsampling = 512\nports = [\"web-*\"]\n";
+    sflow_out_of_bounds: "version = 1\n[sflow]\ncollector = \"::1\"\nsampling = 0\nheader_len = 1500\npolling = \"10ms\"\n\
+        agent = \"0.0.0.0\"\nports = [\"web 1\"]\n";
     metrics_on_a_host_name: "version = 1\n[metrics]\nlisten = \"localhost:9477\"\n";
     cores_as_a_range: "version = 1\n[workers]\ncores = \"2-5\"\n";
     cores_wrong_in_three_ways: "version = 1\n[workers]\ncores = [\n    2,\n    -1,\n    2,\n    \"4\",\n]\n";

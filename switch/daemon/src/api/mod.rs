@@ -44,7 +44,7 @@ use crosspoint_model::plan::{KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
 use crosspoint_model::request::{
     ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
 };
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, Status};
+use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
 pub use socket::SocketError;
@@ -88,6 +88,10 @@ pub trait Source: Send + Sync + 'static {
     /// Addresses that have recently moved between ports, most moves first.
     fn movers(&self) -> Vec<FdbMover> {
         Vec::new()
+    }
+    /// The export to an sFlow collector.
+    fn sflow(&self) -> SflowStatus {
+        SflowStatus::default()
     }
     /// Whether the switch works. It does not wait: ports whose state cannot be read at this moment are reported as such.
     fn health(&self) -> Health {

@@ -35,6 +35,7 @@ pub fn write_json(
         Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
         Topic::Mirrors => serde_json::to_writer(out, &status.mirrors),
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
+        Topic::Sflow => serde_json::to_writer(out, &source.sflow()),
         Topic::Switch => {
             let daemon = source.daemon();
             let mut row = rows::switch(&daemon, &status);

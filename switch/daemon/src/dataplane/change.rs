@@ -173,7 +173,8 @@ impl Dataplane {
             state.view.flows,
             state.taps.clone().into(),
         )
-        .with_statics(self.statics(state));
+        .with_statics(self.statics(state))
+        .with_sampler(state.sampler.clone());
         let mut ports = state.ports.iter().flatten();
         let probes = ports.any(|port| port.options.loop_protect.is_some());
         view.mirrors = mirrors;

@@ -55,6 +55,7 @@ use crosspoint_engine::bridge::probe::Probes;
 use crosspoint_engine::bridge::storm::StormControl;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::egress::uplink::UplinkShare;
+use crosspoint_engine::observe::sample::Sampler;
 use crosspoint_engine::observe::tap::Tap;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
@@ -138,6 +139,7 @@ struct State {
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
     mirrors: mirrors::Mirrors,
+    sampler: Option<Arc<Sampler>>,
     statics: statics::Statics,
     /// Counts of removed ports.
     removed: RemovedStatus,
@@ -216,6 +218,7 @@ impl Dataplane {
                 balance,
                 taps: Vec::new(),
                 mirrors: mirrors::Mirrors::default(),
+                sampler: None,
                 statics: statics::Statics::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),

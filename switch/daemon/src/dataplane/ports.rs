@@ -62,6 +62,9 @@ impl Dataplane {
         state.probing.forget(number);
         self.end_taps_of(state, number);
         drop(self.publish(state, Vec::new()));
+        if let Some(sampler) = &state.sampler {
+            sampler.note_removed(number);
+        }
         // From now on no worker learns on it, finds its rings broken or calls it, so the next port with this number is
         // not blamed.
         self.take_faults(state, Some(number));

@@ -1,16 +1,20 @@
-//! Taps: observers of frames.
+//! Taps and the sampler: observers of frames.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crosspoint_engine::observe::sample::Sampler;
 use crosspoint_engine::observe::tap::TAPS_MAX;
 use crosspoint_engine::observe::tap::Tap;
 use crosspoint_engine::observe::tap::Wanted;
 use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_frame::Clock;
 
-use super::{Dataplane, State};
+use super::{Dataplane, State, placement};
+
+/// Slots of a sampler: as many samples can wait for its reader.
+const SAMPLES_MAX: usize = 4096;
 
 impl Dataplane {
     /// Makes every worker copy frames to a new tap with `slots` slots, until the tap is [removed](Self::remove_tap).
@@ -31,6 +35,20 @@ impl Dataplane {
         let mut state = self.lock();
         state.taps.retain(|known| !Arc::ptr_eq(known, tap));
         drop(self.publish(&mut state, Vec::new()));
+    }
+
+    /// Makes every worker sample received frames, one of so many on average, and keep so many bytes of each. `None`: no
+    /// frame is sampled. No worker uses the sampler before when this returns; the samples in it can still be read.
+    pub fn set_sampler(&self, wanted: Option<(u32, usize)>) -> Option<Arc<Sampler>> {
+        let new = |wanted| {
+            let (workers, seed) = (self.workers(), placement::random_word());
+            Sampler::new(wanted, SAMPLES_MAX, workers, &self.clock, seed)
+        };
+        let sampler = wanted.map(new);
+        let mut state = self.lock();
+        state.sampler.clone_from(&sampler);
+        drop(self.publish(&mut state, Vec::new()));
+        sampler
     }
 
     /// Ends taps that are limited to port `number`, which is being removed: another port may get its number.

@@ -2,7 +2,8 @@
 
 use crosspoint_model::health::Health;
 use crosspoint_model::status::{
-    MirrorStatus, ObjectiveStatus, PortStatus, ShownState, SloStatus, Status, WorkerStatus,
+    MirrorStatus, ObjectiveStatus, PortStatus, SflowStatus, ShownState, SloStatus, Status,
+    WorkerStatus,
 };
 use prometheus::proto::MetricFamily;
 
@@ -14,7 +15,7 @@ use crate::api;
 use crate::service::log;
 
 /// All families; some may have no samples.
-pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
+pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily> {
     let mut all = switch(status).to_vec();
     all.extend(ports(&status.ports));
     all.extend(properties(&status.ports));
@@ -24,6 +25,7 @@ pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     all.push(gaps(&status.workers));
     all.extend(worker_events(&status.workers));
     all.push(mirrors(&status.mirrors));
+    all.extend(self::sflow(sflow));
     all.extend(process());
     all
 }
@@ -35,6 +37,25 @@ fn mirrors(mirrors: &[MirrorStatus]) -> MetricFamily {
         copies.add(&[&mirror.name, "missed"], mirror.missed);
     }
     copies.finish()
+}
+
+/// The export to an sFlow collector.
+fn sflow(status: &SflowStatus) -> [MetricFamily; 4] {
+    let one = |family, value: u64| {
+        let mut samples = Samples::of(family);
+        samples.add(&[], value);
+        samples
+    };
+    let mut samples = Samples::of(f::SFLOW_SAMPLES);
+    samples.add(&["flow"], status.flow_samples);
+    samples.add(&["counters"], status.counter_samples);
+    [
+        one(f::SFLOW_DATAGRAMS, status.datagrams),
+        samples,
+        one(f::SFLOW_MISSED, status.samples_missed),
+        one(f::SFLOW_ERRORS, status.send_errors),
+    ]
+    .map(Samples::finish)
 }
 
 /// Counters of this process: lost log lines, and connections closed for lack of places.

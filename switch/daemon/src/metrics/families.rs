@@ -97,6 +97,10 @@ families! {
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
     LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Log lines that were lost, because the reader of the log did not keep up.";
     MIRROR_COPIES = COUNTER "crosspoint_mirror_copies_total" &["mirror", "result"], "Copies of frames that the mirror made: delivered to its port, or missed because the port or the burst had no room for them.";
+    SFLOW_DATAGRAMS = COUNTER "crosspoint_sflow_datagrams_total" &[], "Datagrams sent to the sFlow collector.";
+    SFLOW_SAMPLES = COUNTER "crosspoint_sflow_samples_total" &["kind"], "Samples in these datagrams: flow of frames, counters of ports.";
+    SFLOW_MISSED = COUNTER "crosspoint_sflow_samples_missed_total" &[], "Frames that were chosen and not sampled, because the exporting thread was too slow.";
+    SFLOW_ERRORS = COUNTER "crosspoint_sflow_send_errors_total" &[], "Datagrams for the sFlow collector that could not be sent.";
     CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed because all places were taken: gave_way to a newer one, or refused because none gave way.";
 }
 

@@ -13,7 +13,7 @@ use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unke
 use crosspoint_model::request::{
     ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
 };
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, ShownState, Status};
+use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, ShownState, Status};
 
 use serde_json::Value;
 
@@ -60,6 +60,10 @@ impl Source for Running {
 
     fn movers(&self) -> Vec<FdbMover> {
         self.dataplane.movers()
+    }
+
+    fn sflow(&self) -> SflowStatus {
+        self.sflow.status()
     }
 
     fn health(&self) -> Health {

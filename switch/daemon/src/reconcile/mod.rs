@@ -30,6 +30,7 @@ use crosspoint_model::status::DaemonStatus;
 
 use crate::api::Source;
 use crate::dataplane::Dataplane;
+use crate::export::sflow::SflowExport;
 use crate::metrics::MetricsServer;
 use crate::service::{log, progress};
 use crate::start_error::StartError;
@@ -51,6 +52,7 @@ pub(crate) struct Running {
     path: Option<PathBuf>,
     /// The cores that the process may use.
     affinity: Vec<usize>,
+    sflow: SflowExport,
     /// A reference to itself, for its servers.
     me: Weak<Running>,
     started: Instant,
@@ -93,6 +95,8 @@ struct Changing {
 
 /// Name of the metrics server when it is missing.
 const METRICS: &str = "the metrics server";
+/// Name of the export to an sFlow collector when it is missing.
+const SFLOW: &str = "the export to the sFlow collector";
 
 /// A folder, and its watch, if the kernel could provide one.
 type Watched = (PathBuf, Option<PortsWatch>);
@@ -117,6 +121,7 @@ impl Running {
             dataplane,
             path,
             affinity: affinity.to_owned(),
+            sflow: SflowExport::default(),
             me: me.clone(),
             started: Instant::now(),
             about: Mutex::new(about),
@@ -173,6 +178,7 @@ impl Running {
         // Last, so that the metrics contain every port.
         let served = settings::serve_if_missing(&mut changing, self.source()?);
         self.note_missing(METRICS, served.err());
+        self.retry_sflow(&changing);
         Self::wait_for_those_there(&self.dataplane, &changing);
         Ok(())
     }
@@ -193,13 +199,20 @@ impl Running {
         }
     }
 
-    /// Tries to serve the metrics if they are missing, unless the switch is being changed. Does not wait.
-    pub fn retry_metrics(&self) {
+    /// Tries to serve the metrics, and to export samples, if they are missing, unless the switch is being changed. Does not wait.
+    pub fn retry_missing(&self) {
         let (Ok(mut changing), Ok(source)) = (self.changing.try_lock(), self.source()) else {
             return;
         };
         let served = settings::serve_if_missing(&mut changing, source);
         self.note_missing(METRICS, served.err());
+        self.retry_sflow(&changing);
+    }
+
+    /// Exports samples as configured, if that has not begun.
+    fn retry_sflow(&self, changing: &Changing) {
+        let set = self.sflow.set(&self.dataplane, &changing.config.sflow);
+        self.note_missing(SFLOW, set.err().map(|why| why.to_string()));
     }
 
     /// Records whether `what` is missing; logs it if that is new.
@@ -284,8 +297,10 @@ impl Running {
         failed
     }
 
-    /// Closes all ports and the metrics server.
+    /// Ends the export of samples, and closes all ports and the metrics server.
     pub fn close(&self) {
+        // First, while there are ports that the last samples are of.
+        self.sflow.stop();
         let mut changing = self.lock();
         drop(changing.metrics.take());
         let all: Vec<String> = changing.ports.keys().cloned().collect();

@@ -76,6 +76,11 @@ pub(super) fn apply(
             serve_elsewhere(changing, wanted, &source).map_err(|why| why.to_string())?;
             changing.config.metrics.listen = wanted.metrics.listen;
         }
+        key if key.starts_with("sflow.") => {
+            config.sflow.clone_from(&wanted.sflow);
+            let set = running.sflow.set(&running.dataplane, &wanted.sflow);
+            set.map_err(|why| format!("the thread cannot be started: {why}"))?;
+        }
         // The next check of the folder reads them.
         "ports_dir" => config.ports_dir.clone_from(&wanted.ports_dir),
         "watch_ports" => config.watch_ports = wanted.watch_ports,

@@ -1,0 +1,4 @@
+//! What the switch sends to collectors.
+
+mod collector;
+pub(crate) mod sflow;
