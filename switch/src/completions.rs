@@ -27,7 +27,9 @@ impl Completions {
     pub(crate) fn run(self, mut command: Command) -> ExitCode {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut command, "crosspoint", &mut text);
-        let text = with_ports(self.shell, String::from_utf8_lossy(&text).into_owned());
+        let valued = options_with_values(&command);
+        let script = String::from_utf8_lossy(&text).into_owned();
+        let text = with_ports(self.shell, script, &valued);
         // The reader has closed the pipe.
         let _ = stdout().write_all(text.as_bytes());
         ExitCode::SUCCESS
@@ -66,32 +68,62 @@ const PORT_AFTER: &[&str] = &[
     "show ports",
     "capture",
     "move",
+    "trace",
 ];
 
 /// A script that completes names of ports, too. Other shells complete commands and options only.
-fn with_ports(shell: Shell, script: String) -> String {
+fn with_ports(shell: Shell, script: String, valued: &[String]) -> String {
     match shell {
-        Shell::Bash => script + &bash(),
+        Shell::Bash => script + &bash(valued),
         Shell::Zsh => zsh(&script),
         Shell::Fish => script + &fish(),
         _ => script,
     }
 }
 
-fn bash() -> String {
+/// The options that always have a value in the next word, of all commands, each once.
+fn options_with_values(command: &Command) -> Vec<String> {
+    let mut all: Vec<String> = command
+        .get_subcommands()
+        .flat_map(options_with_values)
+        .collect();
+    for option in command.get_opts() {
+        let words = option.get_num_args();
+        if option.get_action().takes_values() && words.is_none_or(|words| words.min_values() > 0) {
+            all.extend(option.get_long().map(|name| format!("--{name}")));
+            all.extend(option.get_short().map(|name| format!("-{name}")));
+        }
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn bash(valued: &[String]) -> String {
     let places: Vec<String> = PORT_AFTER
         .iter()
-        .map(|words| format!("\"{words}\""))
+        .map(|words| format!("\":{words}\""))
         .collect();
     let places = places.join("|");
+    let valued = valued.join("|");
     format!(
         r#"
 # Names of ports, from the running switch.
 _crosspoint_with_ports() {{
     _crosspoint "$@"
-    local words="${{COMP_WORDS[*]:1:COMP_CWORD-1}}"
-    case "$words" in
-        *" --port"|{places})
+    local word words="" option=""
+    # The words before, without options and their values.
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+        case "$option$word" in
+            {valued}) option="$word " ;;
+            # Bash takes --port=web apart.
+            *=) option="${{option:-= }}" ;;
+            -*|=*) option="" ;;
+            *) words+="${{words:+ }}$word" ;;
+        esac
+    done
+    case "$option:$words" in
+        "--port :"*|{places})
             if [[ "$2" != -* ]]; then
                 COMPREPLY=( $(compgen -W "$(crosspoint names 2>/dev/null)" -- "$2") )
             fi

@@ -8,6 +8,9 @@ use miette::Diagnostic;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+/// The exit status of a command line that is wrong, as of one that clap refuses.
+pub(crate) const MISUSE: u8 = 2;
+
 /// The control socket of the running switch.
 #[derive(clap::Args)]
 pub(crate) struct Socket {

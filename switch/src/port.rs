@@ -102,16 +102,30 @@ impl Port {
     pub(crate) fn run(self) -> ExitCode {
         match self.action.request() {
             Ok((request, common)) => reload::change(&common.socket.socket, &request, common.json),
-            Err(why) => {
+            Err(Refused { why, status }) => {
                 eprintln!("error: {why}\nhelp: see `crosspoint port --help`");
-                ExitCode::FAILURE
+                ExitCode::from(status)
             }
         }
     }
 }
 
+/// Why nothing is asked of the switch.
+struct Refused {
+    why: String,
+    status: u8,
+}
+
+/// The command line is wrong.
+impl From<String> for Refused {
+    fn from(why: String) -> Refused {
+        let status = control::MISUSE;
+        Refused { why, status }
+    }
+}
+
 impl Action {
-    fn request(self) -> Result<(Request, Common), String> {
+    fn request(self) -> Result<(Request, Common), Refused> {
         Ok(match self {
             Action::Add {
                 name,
@@ -121,15 +135,14 @@ impl Action {
                 common,
             } => {
                 let mut port = match file {
-                    Some(path) => read(&path)?,
+                    Some(path) => read(&path).map_err(|why| Refused { why, status: 1 })?,
                     None => config::parse_assignments(&keys)?,
                 };
                 if let Some(name) = name {
                     let other = port.insert("name".to_owned(), name.clone().into());
                     if other.is_some_and(|other| other != name.as_str()) {
-                        return Err(format!(
-                            "the file gives the port another name than {name:?}"
-                        ));
+                        let why = format!("the file gives the port another name than {name:?}");
+                        return Err(why.into());
                     }
                 }
                 let keep = common.keep;

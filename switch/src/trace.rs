@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crosspoint_model::capture;
-use crosspoint_model::capture::TraceWanted;
+use crosspoint_model::capture::{CaptureError, TraceWanted};
 use crosspoint_model::client::Traces;
 
 use crate::capture::{complain, duration, end_by_signal, refuse};
@@ -57,6 +57,9 @@ fn tagged(frame: &str, vlan: u16) -> String {
 impl Trace {
     /// Prints the traces; exits with 0 if as many frames as requested were traced.
     pub(crate) fn run(self) -> ExitCode {
+        if let Err(why) = without_queue(&self.port) {
+            return refuse(&why);
+        }
         if let Err(why) = capture::filter(&self.filter) {
             return refuse(&why);
         }
@@ -110,6 +113,17 @@ impl Trace {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Refuses `PORT:QUEUE`, which a capture takes.
+fn without_queue(text: &str) -> Result<(), CaptureError> {
+    match text.split_once(':') {
+        None => Ok(()),
+        Some((port, _)) => Err(CaptureError::new(
+            format!("`{text}`: a trace is of a whole port, not of a queue"),
+            format!("name the port alone: crosspoint trace {port}"),
+        )),
     }
 }
 
@@ -170,6 +184,13 @@ mod tests {
             waits_for(&wanted, None),
             "waiting for 3 frames that come in on web-1, without a time limit (--duration sets one); Ctrl-C ends it"
         );
+    }
+
+    #[test]
+    fn a_queue_is_refused_with_the_command_without_it() {
+        assert_eq!(without_queue("web-1"), Ok(()));
+        let why = without_queue("web-1:7").expect_err("it is refused");
+        assert!(why.help.ends_with("crosspoint trace web-1"), "{why:?}");
     }
 
     #[test]

@@ -69,6 +69,14 @@ fn bash_completes_names_of_ports_where_a_port_is_named() {
         &["show", "fdb", "--port"],
         &["fdb", "flush", "--port"],
         &["capture"],
+        &["trace"],
+        &["trace", "--count", "3"],
+        &["trace", "--count", "=", "3"],
+        &["show", "fdb", "--port", "="],
+        &["port", "disable", "--keep"],
+        &["show", "port", "--json"],
+        &["show", "--json", "ports", "--watch"],
+        &["port", "set", "--socket", "/run/other.sock"],
     ] {
         let words = [&["crosspoint"], before, &["web"]].concat();
         assert_eq!(complete(&words), "web-1 web-2", "{words:?}");

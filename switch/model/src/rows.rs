@@ -96,16 +96,21 @@ pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>, movers: Vec<FdbMover>)
 
 /// All drop reasons that occurred, on all ports.
 pub fn drops(status: &Status) -> Vec<DropRow> {
-    let sender = senders::only_sender(None, status);
-    let rows = status.ports.iter().flat_map(drops_of);
-    rows.map(|row| row.sent_by(sender)).collect()
+    drops_of(status, &status.ports)
 }
 
-fn drops_of(port: &PortStatus) -> Vec<DropRow> {
-    let queues = port.queues.iter();
-    queues
-        .flat_map(|queue| drops_of_queue(port, queue))
-        .collect()
+/// The drop reasons that occurred at one port.
+fn drops_at(status: &Status, port: &PortStatus) -> Vec<DropRow> {
+    drops_of(status, std::slice::from_ref(port))
+}
+
+fn drops_of(status: &Status, ports: &[PortStatus]) -> Vec<DropRow> {
+    let sender = senders::only_sender(None, status);
+    let queues = ports
+        .iter()
+        .flat_map(|port| port.queues.iter().map(move |queue| (port, queue)));
+    let rows = queues.flat_map(|(port, queue)| drops_of_queue(port, queue));
+    rows.map(|row| row.sent_by(sender)).collect()
 }
 
 /// The rows of a queue.

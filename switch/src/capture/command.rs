@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::capture::pcapng::Writer;
+use crate::control;
 
 /// The exit status after a second interrupt: 128 plus the signal's number.
 const INTERRUPTED: i32 = 130;
@@ -81,15 +82,22 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `PORT`, `PORT:QUEUE` or `any`.
-fn place(text: Option<&str>) -> (Option<String>, Option<u16>) {
+fn place(text: Option<&str>) -> Result<(Option<String>, Option<u16>), CaptureError> {
     match text {
-        None | Some("any") => (None, None),
-        Some(text) => match text
-            .rsplit_once(':')
-            .map(|(port, queue)| (port, queue.parse()))
-        {
-            Some((port, Ok(queue))) => (Some(port.to_owned()), Some(queue)),
-            _ => (Some(text.to_owned()), None),
+        None | Some("any") => Ok((None, None)),
+        Some(text) => match text.rsplit_once(':') {
+            None => Ok((Some(text.to_owned()), None)),
+            Some(("any", _)) => Err(CaptureError::new(
+                format!("`{text}`: only a port's name is followed by a queue"),
+                "for all queues of all ports: crosspoint capture any",
+            )),
+            Some((port, queue)) => match queue.parse() {
+                Ok(queue) => Ok((Some(port.to_owned()), Some(queue))),
+                Err(_) => Err(CaptureError::new(
+                    format!("`{text}`: `{queue}` is not the number of a queue"),
+                    format!("for example: crosspoint capture {port}:0"),
+                )),
+            },
         },
     }
 }
@@ -104,7 +112,7 @@ pub(crate) fn complain(error: &ClientError) -> ExitCode {
 
 pub(crate) fn refuse(why: &CaptureError) -> ExitCode {
     eprintln!("error: {why}\nhelp: {}", why.help);
-    ExitCode::FAILURE
+    ExitCode::from(control::MISUSE)
 }
 
 /// Makes the first SIGINT or SIGTERM, or the end of the time, close the capture in order, and a second signal end the
@@ -138,7 +146,10 @@ impl Capture {
             .filter
             .clone()
             .unwrap_or_else(|| self.expression.join(" "));
-        let (port, queue) = place(self.place.as_deref());
+        let (port, queue) = match place(self.place.as_deref()) {
+            Ok(place) => place,
+            Err(why) => return refuse(&why),
+        };
         let wanted = Wanted {
             port,
             queue,
@@ -157,7 +168,7 @@ impl Capture {
             eprintln!(
                 "error: a capture file cannot be written to a terminal\nhelp: name a file, or pipe it: crosspoint capture -w - | wireshark -k -i -"
             );
-            return ExitCode::FAILURE;
+            return ExitCode::from(control::MISUSE);
         }
         let frames = match Frames::ask(&self.socket.socket, &wanted) {
             Ok(frames) => frames,
@@ -270,9 +281,17 @@ mod tests {
     #[test]
     fn places_and_times_are_read() {
         let of = |text| place(Some(text));
-        assert_eq!(of("web-1:3"), (Some("web-1".to_owned()), Some(3)));
-        assert_eq!(of("web-1"), (Some("web-1".to_owned()), None));
-        assert_eq!(of("any"), (None, None));
+        assert_eq!(of("web-1:3"), Ok((Some("web-1".to_owned()), Some(3))));
+        assert_eq!(of("web-1"), Ok((Some("web-1".to_owned()), None)));
+        assert_eq!(of("any"), Ok((None, None)));
+        let refused = |text| of(text).expect_err("it is refused").to_string();
+        assert!(refused("any:3").contains("a port's name"));
+        for wrong in ["web-1:x", "web-1:", "web-1:70000"] {
+            assert!(
+                refused(wrong).contains("not the number of a queue"),
+                "{wrong}"
+            );
+        }
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(

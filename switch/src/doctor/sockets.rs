@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crosspoint_config::Role;
+use crosspoint_config::limits::CONTROL_SOCKET_DEFAULT;
 
 use super::guest_group::GUESTS_FOLDER;
 use super::service::{self, Connect, Service, Umask, group_name, user_name};
@@ -15,7 +16,7 @@ use super::{Check, Finding, Severity};
 
 const FOLDER: Check = Check {
     id: "socket-folder",
-    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect. The umask is that of the running daemon, or of the systemd unit, or of this process",
+    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect; and whether the folder of the control socket exists. The umask is that of the running daemon, or of the systemd unit, or of this process",
 };
 const PEER: Check = Check {
     id: "front-end-socket",
@@ -59,6 +60,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = folders
         .map(|(folder, (ports, has_modes))| of_folder(subject, &service, folder, ports, has_modes))
         .collect();
+    findings.extend(of_control(subject));
     findings.extend(of_groups(subject));
     if !absent.is_empty() {
         findings.push(PEER.finding(
@@ -71,6 +73,23 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     findings.extend(of_metrics(subject));
     findings
+}
+
+/// The folder of the control socket, if it is missing. The usual one is made by the unit or, at each start, by the daemon.
+fn of_control(subject: &Subject<'_>) -> Option<Finding> {
+    let folder = subject.config?.control.socket.parent()?;
+    let usual = Path::new(CONTROL_SOCKET_DEFAULT).parent();
+    let shown = folder.to_string_lossy();
+    if Some(folder) == usual || subject.host.path(&shown).exists() {
+        return None;
+    }
+    Some(FOLDER.finding(
+        Severity::Warning,
+        &shown,
+        "it does not exist, though [control] socket is there",
+        "The daemon makes it when it starts, and leaves it there; it does not start if it may not. If the path is mistyped, commands need --socket.",
+        vec![format!("install -d -m 755 {shown}")],
+    ))
 }
 
 /// Groups that no line of /etc/group has. A number needs none.

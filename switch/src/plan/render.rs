@@ -8,6 +8,8 @@ use crosspoint_model::plan::{
 };
 use serde_json::Value;
 
+use crate::show::indented_paragraph;
+
 /// The longest line that is made of several keys.
 const COLUMNS: usize = 80;
 
@@ -102,7 +104,7 @@ fn changed(port: &ChangedPort) -> String {
     if line.chars().count() <= COLUMNS {
         return format!("{line}\n{warnings}");
     }
-    let keys: String = keys.iter().map(|key| format!("    {key}\n")).collect();
+    let keys: String = keys.iter().map(|key| indented_paragraph(key, 4)).collect();
     format!("{begin} {how}\n{keys}{warnings}")
 }
 
@@ -113,7 +115,7 @@ fn changed_entry(entry: &ChangedEntry) -> String {
         EntryChange::Remove => format!("- {what}\n"),
         EntryChange::Change => {
             let keys: Vec<String> = entry.keys.iter().map(|key| key_text(key, " ")).collect();
-            format!("~ {what}: {}\n", keys.join(", "))
+            indented_paragraph(&format!("~ {what}: {}", keys.join(", ")), 0)
         }
         EntryChange::Add => {
             let in_name = |value: &str| entry.name.split(' ').any(|word| word == value);
@@ -127,7 +129,7 @@ fn changed_entry(entry: &ChangedEntry) -> String {
             let others: Vec<String> = others.map(text).collect();
             match others.is_empty() {
                 true => format!("+ {what}\n"),
-                false => format!("+ {what} ({})\n", others.join(", ")),
+                false => indented_paragraph(&format!("+ {what} ({})", others.join(", ")), 0),
             }
         }
     }
@@ -136,8 +138,8 @@ fn changed_entry(entry: &ChangedEntry) -> String {
 fn set(setting: &Setting) -> String {
     let key = key_text(&setting.key, ": ");
     match setting.applied {
-        Applied::AtOnce => format!("~ {key}\n"),
-        Applied::Restart => format!("! {key} (needs a restart)\n"),
+        Applied::AtOnce => indented_paragraph(&format!("~ {key}"), 0),
+        Applied::Restart => indented_paragraph(&format!("! {key} (needs a restart)"), 0),
     }
 }
 

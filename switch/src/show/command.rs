@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::show::format::time_of_day;
 use crate::show::{Choice, FdbChoice, Misshapen, SortBy, Watch, part_of_mac};
-use crate::{help, show};
+use crate::{control, help, show};
 
 /// Show the state of a running switch
 ///
@@ -109,7 +109,7 @@ impl Show {
     pub(crate) fn run(self) -> ExitCode {
         if let Err(Misuse { error, help }) = self.check() {
             eprintln!("error: {error}\nhelp: {help}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(control::MISUSE);
         }
         let mut client = Client::new(&self.socket.socket);
         match self.watch {
@@ -344,7 +344,9 @@ fn print(text: &str) -> io::Result<()> {
 
 /// Prints over the previous output. Lines that do not fit the screen are left out, since they would scroll it.
 fn print_in_place(heading: &str, text: &str, first: bool) -> io::Result<()> {
-    let height = rustix::termios::tcgetwinsize(stdout()).map_or(24, |size| size.ws_row);
+    let height = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_row);
+    // Some terminals do not know their size, and say 0.
+    let height = if height == 0 { 24 } else { height };
     // One line for the heading, and one for the cursor.
     let room = usize::from(height).saturating_sub(2).max(1);
     let lines = text.trim_end().lines().count();

@@ -17,7 +17,7 @@ pub(super) fn drops(rows: &[DropRow]) -> String {
         ("COUNT", Right),
         ("SENDER", Left),
     ]);
-    for (row, heads) in by_reason(rows, |row| row) {
+    for (row, heads) in by_reason(rows, |row| row, |row| row.count as f64) {
         let cells = [
             heads.reason,
             stream(&row.port, row.queue),
@@ -37,24 +37,28 @@ pub(super) struct Heads {
     pub(super) meaning: String,
 }
 
-/// The rows grouped by reason: the reason with most drops first.
-pub(super) fn by_reason<T>(rows: &[T], row: impl Fn(&T) -> &DropRow) -> Vec<(&T, Heads)> {
-    let mut groups: Vec<(u64, Vec<&T>)> = Vec::new();
+/// The rows grouped by reason: the reason with most drops, by `number`, first. Reasons with as many drops keep their order.
+pub(super) fn by_reason<T>(
+    rows: &[T],
+    row: impl Fn(&T) -> &DropRow,
+    number: impl Fn(&T) -> f64,
+) -> Vec<(&T, Heads)> {
+    let mut groups: Vec<(f64, Vec<&T>)> = Vec::new();
     for one in rows {
         let this = row(one);
-        let same = |group: &&mut (u64, Vec<&T>)| {
+        let same = |group: &&mut (f64, Vec<&T>)| {
             let first = group.1.first();
             first.is_some_and(|first| row(first).reason == this.reason)
         };
         match groups.iter_mut().find(same) {
             Some((sum, group)) => {
-                *sum = sum.saturating_add(this.count);
+                *sum += number(one);
                 group.push(one);
             }
-            None => groups.push((this.count, vec![one])),
+            None => groups.push((number(one), vec![one])),
         }
     }
-    groups.sort_by_key(|(sum, _)| std::cmp::Reverse(*sum));
+    groups.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let lines = groups.iter().flat_map(|(_, group)| {
         let last = group.len() - 1;
         group

@@ -23,5 +23,6 @@ pub use choose_fdb::{FdbChoice, part_of_mac};
 pub(crate) use command::{Show, seconds};
 pub use render::{Misshapen, render, render_addresses, render_config, render_movers, render_ports};
 pub use render_port::render_port;
+pub(crate) use table::indented_paragraph;
 pub use table::printable;
 pub use watch::Watch;

@@ -109,6 +109,9 @@ pub fn render_ports(value: &Value, detail: bool) -> Result<String, Misshapen> {
     Ok(ports(&rows, detail))
 }
 
+/// The longest list of VLANs that stays in its column with `--detail`; a longer one is below the line.
+const VLAN_WIDTH_MAX: usize = 48;
+
 fn ports(rows: &[PortRow], detail: bool) -> String {
     if rows.is_empty() {
         return "There are no ports.\n".to_owned();
@@ -126,6 +129,8 @@ fn ports(rows: &[PortRow], detail: bool) -> String {
         ("VLAN", Left),
     ]);
     for row in rows {
+        let vlan = vlan::ranges(&row.vlan);
+        let is_long = !detail || vlan.len() > VLAN_WIDTH_MAX;
         let cells = [
             row.name.clone(),
             row.kind.clone(),
@@ -136,12 +141,16 @@ fn ports(rows: &[PortRow], detail: bool) -> String {
             count(row.tx_packets),
             count(row.drops),
             percent(row.share_percent),
-            match detail {
-                true => vlan::ranges(&row.vlan),
-                false => vlan::short(&row.vlan),
+            match is_long {
+                true => vlan::short(&row.vlan),
+                false => vlan,
             },
         ];
-        let note = if detail { note(row) } else { String::new() };
+        let note = match (detail, is_long) {
+            (false, _) => String::new(),
+            (true, false) => note(row),
+            (true, true) => [note(row), format!("vlan {}", vlan::ranges(&row.vlan))].join("; "),
+        };
         table.add_with_note(cells, note);
     }
     if detail {

@@ -125,9 +125,15 @@ impl<const N: usize> Table<N> {
 
 /// A text in lines that fit the terminal; all but the first are indented.
 pub(super) fn paragraph(text: &str) -> String {
+    indented_paragraph(text, 0)
+}
+
+/// A text in lines that fit the terminal. The first has this indentation, the others more.
+pub(crate) fn indented_paragraph(text: &str, first: usize) -> String {
     let mut lines = String::new();
-    for (number, line) in wrap(text, WIDTH - NOTE_INDENT).into_iter().enumerate() {
-        let indent = if number == 0 { 0 } else { NOTE_INDENT };
+    let width = WIDTH - first - NOTE_INDENT;
+    for (number, line) in wrap(text, width).into_iter().enumerate() {
+        let indent = first + if number == 0 { 0 } else { NOTE_INDENT };
         push_line(&mut lines, &format!("{:indent$}{line}", ""));
     }
     lines
@@ -149,11 +155,15 @@ pub fn printable(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// Breaks a text into lines of at most `width` characters, between words. A longer word has a line to itself.
+/// Breaks a text into lines of at most `width` characters: between words and, in a longer word, after commas. What is still
+/// longer has a line to itself.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     let (mut start, mut end) = (0, 0);
-    for word in text.split_inclusive(' ') {
+    for word in text
+        .split_inclusive(' ')
+        .flat_map(|word| parts(word, width))
+    {
         let after = end + word.len();
         let line = text.get(start..after).unwrap_or("");
         if end > start && line.trim_end().chars().count() > width {
@@ -168,6 +178,12 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
+/// A word's parts that a line may end with.
+fn parts(word: &str, width: usize) -> impl Iterator<Item = &str> {
+    let is_long = word.trim_end().chars().count() > width;
+    word.split_inclusive(move |c| is_long && c == ',')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +194,15 @@ mod tests {
         fn wrapping_keeps_every_word_and_the_width(text in "([a-zé]{1,9} ){0,30}[a-z]{1,9}", width in 10usize..60) {
             let lines = wrap(&text, width);
             prop_assert_eq!(lines.join(" "), text.as_str());
+            prop_assert!(lines.iter().all(|line| line.chars().count() <= width), "{:?}", lines);
+        }
+
+        #[test]
+        fn a_long_list_keeps_the_width(ids in prop::collection::vec(1u16..4095, 1..400), width in 10usize..60) {
+            let ids: Vec<String> = ids.iter().map(u16::to_string).collect();
+            let text = format!("trunk {} native 1", ids.join(","));
+            let lines = wrap(&text, width);
+            prop_assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
             prop_assert!(lines.iter().all(|line| line.chars().count() <= width), "{:?}", lines);
         }
 

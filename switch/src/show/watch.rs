@@ -100,16 +100,62 @@ fn ports(rates: &[PortRates], detail: bool) -> String {
             rate(traffic.tx_pps),
             rate(traffic.tx_bps),
             rate(traffic.drops),
-            rate(one.floods.copies),
+            rate(one.floods.frames()),
             percent(one.share_percent),
         ];
         let why = match detail {
-            true => [floods(one), note(row)].join("; "),
+            true => [floods(one), format!("addresses {}", moves(one)), note(row)].join("; "),
             false => String::new(),
         };
         table.add_with_note(cells, why);
     }
-    table.render()
+    let floods = if detail {
+        String::new()
+    } else {
+        most_floods(rates)
+    };
+    table.render() + &floods
+}
+
+/// The most ports whose floods are listed below the table.
+const FLOODS_MAX: usize = 8;
+
+/// The ports that flood or take addresses from others, those with most first; empty if none does.
+fn most_floods(rates: &[PortRates]) -> String {
+    let kinds = |one: &PortRates| {
+        let floods = &one.floods;
+        [
+            floods.broadcasts,
+            floods.multicasts,
+            floods.unknown_unicasts,
+            floods.copies,
+            one.moves,
+        ]
+    };
+    let sum = |one: &PortRates| -> f64 { kinds(one).into_iter().flatten().sum() };
+    let mut all: Vec<&PortRates> = rates.iter().filter(|one| sum(one) > 0.0).collect();
+    all.sort_by(|a, b| sum(b).total_cmp(&sum(a)));
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("FLOODS OF", Left),
+        ("BCAST/S", Right),
+        ("MCAST/S", Right),
+        ("UNKN/S", Right),
+        ("EXTRA/S", Right),
+        ("MOVE/S", Right),
+    ]);
+    for one in all.iter().take(FLOODS_MAX) {
+        let [broadcasts, multicasts, unknown, copies, moves] = kinds(one).map(rate);
+        let name = one.row.name.clone();
+        table.add([name, broadcasts, multicasts, unknown, copies, moves]);
+    }
+    let more = match all.len().saturating_sub(FLOODS_MAX) {
+        0 => String::new(),
+        more => format!("and {more} more; --detail shows all\n"),
+    };
+    format!("\n{}{more}", table.render())
 }
 
 /// What a port floods in a second.
@@ -127,6 +173,11 @@ fn floods(one: &PortRates) -> String {
         rate(unknown_unicasts),
         rate(copies)
     )
+}
+
+/// Addresses that come to a port in a second.
+fn moves(one: &PortRates) -> String {
+    format!("{}/s from other ports", rate(one.moves))
 }
 
 /// What a port does in a second: its sums, its queues, and what is dropped there.
@@ -153,8 +204,7 @@ fn port(name: &str, interval: &Interval<'_>) -> String {
     let share = format!("{} of a worker's time", percent(one.share_percent));
     add("share", share);
     add("floods", floods(one));
-    let moves = format!("{}/s from other ports", rate(one.moves));
-    add("addresses", format!("{}, {moves}", row.addresses));
+    add("addresses", format!("{}, {}", row.addresses, moves(one)));
     let of_port = |port: &str| port == row.name;
     let mut per_queue = interval.queues_rates();
     per_queue.retain(|queue| of_port(&queue.row.port));
@@ -239,7 +289,13 @@ fn drops(rates: &[DropRates]) -> String {
         ("TOTAL", Right),
         ("SENDER", Left),
     ]);
-    for (one, heads) in by_reason(rates, |one| &one.row) {
+    // Before there are rates, the totals order the reasons.
+    let has_rates = rates.iter().any(|one| one.rate.is_some());
+    let number = |one: &DropRates| match has_rates {
+        true => one.rate.unwrap_or(0.0),
+        false => one.row.count as f64,
+    };
+    for (one, heads) in by_reason(rates, |one| &one.row, number) {
         let cells = [
             heads.reason,
             stream(&one.row.port, one.row.queue),

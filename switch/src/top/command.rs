@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::show::seconds;
 use crate::top::{Options, View};
-use crate::{help, top};
+use crate::{control, help, top};
 
 /// Watch a running switch: its current traffic, drops and completion times
 ///
@@ -23,7 +23,7 @@ use crate::{help, top};
 #[command(after_long_help = help::TOP)]
 pub(crate) struct Top {
     /// The first view
-    #[arg(long, value_name = "VIEW", default_value = "ports", value_parser = View::parse)]
+    #[arg(long, value_name = "VIEW", default_value = "ports")]
     view: View,
     /// The column to sort by, by its heading, such as RX-PPS
     #[arg(long, value_name = "COLUMN")]
@@ -92,7 +92,10 @@ impl Top {
                 if let Some(help) = why.help() {
                     eprintln!("help: {help}");
                 }
-                ExitCode::FAILURE
+                match why {
+                    top::TopError::NoColumn { .. } => ExitCode::from(control::MISUSE),
+                    _ => ExitCode::FAILURE,
+                }
             }
         }
     }

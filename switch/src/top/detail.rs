@@ -1,5 +1,6 @@
 //! One port, queue or worker in full, as lines of text.
 
+use crosspoint_model::rows::DropRow;
 use crosspoint_model::status::Status;
 
 use super::sheet::Subject;
@@ -188,14 +189,21 @@ fn drops(lines: &mut Vec<String>, interval: &Interval<'_>, of: impl Fn(&str, u16
     lines.push("QUEUE  DROP/S  TOTAL  REASON".to_owned());
     for one in drops {
         lines.push(format!(
-            "{:>5}  {:>6}  {:>5}  {}: {}",
+            "{:>5}  {:>6}  {:>5}  {}{}: {}",
             one.row.queue,
             rate(one.rate),
             count(one.row.count),
             one.row.reason,
+            sender(&one.row),
             one.row.help
         ));
     }
+}
+
+/// Who sent what was dropped at a receiver, if it is known.
+fn sender(row: &DropRow) -> String {
+    let other = row.sender.as_ref().filter(|sender| **sender != row.port);
+    other.map_or(String::new(), |sender| format!(" (sent by {sender})"))
 }
 
 fn queue(port: &str, number: u16, interval: &Interval<'_>) -> Option<Vec<String>> {

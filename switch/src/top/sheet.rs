@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use crosspoint_model::status::{FdbMover, ShownState};
 
 use crate::show::format::{count, lasting_s, or_dash, percent, rate, time_ns};
@@ -96,6 +98,7 @@ const DROPS: &[Column] = &[
     words("REASON"),
     number("DROP/S", RATE),
     number("TOTAL", RATE),
+    words("SENDER"),
     words("MEANING"),
 ];
 const LATENCY: &[Column] = &[
@@ -137,11 +140,21 @@ const FLOODS: &[Column] = &[
     number("BCAST/S", RATE),
     number("MCAST/S", RATE),
     number("UNKN/S", RATE),
-    number("COPIES/S", RATE),
+    number("EXTRA/S", RATE),
     number("STORM/S", RATE),
     number("MOVE/S", RATE),
     number("SHARE", 6),
 ];
+
+impl ValueEnum for View {
+    fn value_variants<'a>() -> &'a [View] {
+        &View::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
 
 impl View {
     /// All views, in the order of their keys.
@@ -168,17 +181,6 @@ impl View {
             View::Moves => "moves",
             View::Floods => "floods",
         }
-    }
-
-    /// The view of this name.
-    ///
-    /// # Errors
-    ///
-    /// The error lists the existing views.
-    pub fn parse(name: &str) -> Result<View, String> {
-        let view = View::ALL.into_iter().find(|view| view.name() == name);
-        let known = || View::ALL.map(View::name).join(", ");
-        view.ok_or_else(|| format!("there are {}", known()))
     }
 
     pub(super) const fn columns(self) -> &'static [Column] {
@@ -553,6 +555,7 @@ fn drop_line(one: &DropRates) -> Line {
             text(&row.reason),
             per_second(one.rate),
             whole(row.count),
+            text(row.sender.as_deref().unwrap_or("-")),
             text(&row.help),
         ],
     }

@@ -87,10 +87,16 @@ pub(super) fn listen(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut make = DirBuilder::new();
-    make.recursive(true).mode(DIRECTORY_MODE);
-    make.create(directory)
-        .map_err(failed("create the directory", directory))?;
+    if !directory.exists() {
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(DIRECTORY_MODE);
+        make.create(directory)
+            .map_err(failed("create the directory", directory))?;
+        tracing::warn!(
+            "the folder {} of the control socket did not exist; it has been made, with mode {DIRECTORY_MODE:o} as the umask allows",
+            directory.display()
+        );
+    }
     let _lock = lock(directory, patience)?;
     remove_stale_in_time(path, patience.min(ENDING_TIME_MAX))?;
 

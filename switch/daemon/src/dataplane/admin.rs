@@ -2,6 +2,7 @@
 //! goes on changing it; but no worker polls its streams, and no frame is sent to it.
 
 use std::io;
+use std::time::Instant;
 
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stream::Source;
@@ -131,6 +132,7 @@ impl Dataplane {
         let Some(Some(port)) = ports.get_mut(usize::from(number)) else {
             return;
         };
+        port.since = Instant::now();
         port.view.egress = Egress::Disabled;
         port.calls.set_link(true);
         let placed = std::mem::take(&mut port.streams);
@@ -159,6 +161,7 @@ impl Dataplane {
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return;
         };
+        port.since = Instant::now();
         port.view.egress = port.egress.clone();
         port.calls.set_link(false);
         for parked in std::mem::take(&mut port.parked).into_values() {

@@ -13,7 +13,7 @@ use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unke
 use crosspoint_model::request::{
     ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
 };
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, ShownState, Status};
+use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ impl Source for Running {
         Ok(ReloadAnswer {
             plan: done.answer,
             failed: done.failed,
-            notes: Vec::new(),
+            notes: done.notes,
         })
     }
 
@@ -135,7 +135,10 @@ impl Source for Running {
             if add.keep && !is_kept {
                 self.keep(&mut changing, port, &mut done);
             }
-            done.notes.extend(self.note_of_new(port));
+            // Also if nothing has changed.
+            let note = self.note_of_new(port);
+            let note = note.filter(|note| !done.notes.contains(note));
+            done.notes.extend(note);
         }
         self.note_unkept(&changing);
         Ok(done)
@@ -250,8 +253,15 @@ impl Running {
     /// Checks, before any change, that the port has or can have a file of its own.
     fn own_file(&self, changing: &Changing, name: &str) -> Result<(), ChangeError> {
         let ports_dir = changing.config.ports_dir.as_deref();
-        port_file(self.main_file()?, ports_dir, name)?;
-        Ok(())
+        let file = port_file(self.main_file()?, ports_dir, name);
+        file.map(drop).map_err(|why| {
+            let why = ChangeError::from(why);
+            let help = format!(
+                "nothing was changed; without --keep the switch changes and no file does; for the file: {}",
+                why.help
+            );
+            ChangeError::new(why.error, help)
+        })
     }
 
     /// Checks that the port's worker exists; with "auto" cores the configuration does not tell how many workers there
@@ -282,31 +292,14 @@ impl Running {
         }
     }
 
-    /// What a new port waits for, if its interface is not there or not up.
-    fn note_of_new(&self, port: &Port) -> Option<String> {
-        if !matches!(port.kind, PortKind::Xdp(_)) {
-            return None;
-        }
-        let ports = self.dataplane.status().ports;
-        let status = ports.into_iter().find(|one| one.name == port.name)?;
-        if status.state != ShownState::Down {
-            return None;
-        }
-        let ready = match port.required {
-            true => "; /readyz answers 503 until it is up (required = false changes that)",
-            false => "",
-        };
-        Some(format!("port {}: {}{ready}", port.name, status.detail))
-    }
-
     fn do_by_hand(&self, changing: &mut Changing, wanted: &Config) -> ReloadAnswer {
         let plan = Plan::between(&changing.config, wanted);
         let answer = self.warn_of(&plan);
-        let failed = self.apply(changing, wanted, &plan);
+        let (failed, notes) = self.apply_and_note(changing, wanted, &plan);
         ReloadAnswer {
             plan: answer,
             failed,
-            notes: Vec::new(),
+            notes,
         }
     }
 

@@ -11,6 +11,7 @@ mod addresses;
 mod asked;
 mod files;
 pub mod guests;
+mod notes;
 mod ports;
 mod reload;
 mod settings;

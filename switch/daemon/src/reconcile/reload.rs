@@ -35,6 +35,8 @@ pub(super) struct Reloaded {
     pub answer: PlanAnswer,
     /// Parts of the plan that failed.
     pub failed: Vec<Failure>,
+    /// About the ports that were opened.
+    pub notes: Vec<String>,
     /// Problems of files that were left out of the plan.
     left_out: Vec<ConfigError>,
 }
@@ -197,13 +199,14 @@ impl Running {
         changing.note_statics_of_files(&wanted);
         let plan = Plan::between(&changing.config, &wanted);
         let answer = self.warn_of(&plan);
-        let failed = self.apply(changing, &wanted, &plan);
+        let (failed, notes) = self.apply_and_note(changing, &wanted, &plan);
         changing.loaded = Some(loaded);
         self.note_unkept(changing);
         Reloaded {
             plan,
             answer,
             failed,
+            notes,
             left_out: Vec::new(),
         }
     }

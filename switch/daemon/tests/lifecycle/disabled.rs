@@ -58,6 +58,20 @@ fn a_disabled_port_passes_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn the_time_in_a_state_begins_when_a_port_is_disabled_or_enabled() {
+    let switch = Switch::start(1, &PORTS, 1);
+    for disabled in [true, false] {
+        switch.wait("b", |port| port.state_for_s >= 1);
+        let before = switch.port("b").state_for_s;
+        switch.set_disabled("b", disabled);
+        assert!(
+            switch.port("b").state_for_s < before,
+            "disabled: {disabled}"
+        );
+    }
+}
+
+#[test]
 fn a_guest_that_comes_and_goes_while_its_port_is_disabled_is_served_only_when_it_is_enabled() {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &PORTS, 1);

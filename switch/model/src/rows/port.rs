@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::queue::{QueueRow, queue};
-use super::{DropRow, SloRow, all_drops, drops_of, shares, slo, total};
+use super::{DropRow, SloRow, all_drops, drops_at, shares, slo, total};
 use crate::plan::Unkept;
 use crate::status::{
     DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, ShownState, Status,
@@ -180,7 +180,7 @@ pub fn port_detail(all: &Status, status: &PortStatus) -> PortDetail {
         state_for_s: status.state_for_s,
         device: status.device.clone(),
         per_queue: queues.map(|one| queue(&status.name, one)).collect(),
-        drops_by_reason: drops_of(status),
+        drops_by_reason: drops_at(all, status),
     }
 }
 
