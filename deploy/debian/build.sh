@@ -71,7 +71,7 @@ put 644 "$REPO/LICENSE" $DOC/copyright
 for file in README.md LICENSE benches/README.md benches/RESULTS.md; do put 644 "$REPO/$file" "$DOC/$file"; done
 for file in "$REPO"/switch/docs/*.md; do put 644 "$file" "$DOC/switch/docs/$(basename "$file")"; done
 cd "$REPO/deploy"
-for file in README.md log-schema.json guest/README.md prometheus/{crosspoint.rules,scrape}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
+for file in README.md {log,show}-schema.json guest/README.md prometheus/{crosspoint.rules,scrape}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
   systemd/crosspoint.service kubernetes/*.yaml container/Containerfile; do put 644 "$file" "$DOC/examples/$file"; done
 put 755 libvirt/hooks/qemu $DOC/examples/libvirt/hooks/qemu
 while IFS= read -r file; do put 644 "$file" "$DOC/examples/$file"; done < <(find ansible systemd/drop-ins -type f | sort)

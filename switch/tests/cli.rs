@@ -1,5 +1,8 @@
 //! Tests of the command line that need neither a daemon, nor root, nor a core of their own.
 
+use crosspoint_model::schema;
+use crosspoint_model::topic::Topic;
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -255,5 +258,24 @@ fn a_fifo_is_refused_with_what_to_do_and_standard_input_is_read() {
         command.arg(env!("CARGO_BIN_EXE_crosspoint")).arg(&file);
         let output = command.output().expect("sh runs");
         assert_eq!(output.status.success(), succeeds, "{output:?}");
+    }
+}
+
+#[test]
+fn the_schema_in_the_documentation_is_of_these_types_and_has_every_topic() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/show-schema.json");
+    let generated = serde_json::to_value(schema::of_show()).expect("JSON");
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        let text = format!("{generated:#}\n");
+        std::fs::write(&path, text).expect("deploy/ can be written");
+    }
+    let written = std::fs::read_to_string(&path).expect("a file of this repository");
+    let written: Value = serde_json::from_str(&written).expect("JSON");
+    assert!(
+        written == generated,
+        "deploy/show-schema.json is stale: write it with UPDATE_SCHEMA=1, and raise SCHEMA_VERSION"
+    );
+    for topic in Topic::ALL {
+        assert!(!generated["properties"][topic.name()].is_null(), "{topic}");
     }
 }

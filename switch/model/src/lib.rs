@@ -8,6 +8,7 @@ pub mod health;
 pub mod plan;
 pub mod request;
 pub mod rows;
+pub mod schema;
 pub mod status;
 pub mod topic;
 pub mod trace;

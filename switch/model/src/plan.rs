@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crosspoint_config::Port;
 use crosspoint_config::plan::{EntryDiff, How, KeyDiff, Plan, PortDiff, SettingDiff, When};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -41,7 +42,7 @@ pub struct PlanAnswer {
 }
 
 /// How a running port differs from the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unkept {
     /// "not_in_files": no file has a port of this name.

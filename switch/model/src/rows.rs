@@ -1,6 +1,7 @@
 //! The rows from which tables and JSON are made.
 
 use crosspoint_packet::DropReason;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod port;
@@ -20,7 +21,7 @@ pub use worker::{StreamRow, WorkerRow, workers};
 use crate::status::{FdbEntry, FdbMover, FdbStatus, PortStatus, QueueStatus, Status};
 
 /// The forwarding database.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fdb {
     /// Entries in use. They change during reading, so this may differ from the number of `addresses`.
     pub entries: usize,
@@ -36,7 +37,7 @@ pub struct Fdb {
 }
 
 /// A drop reason, and its count at a queue.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropRow {
     /// Name of the port.
     pub port: String,

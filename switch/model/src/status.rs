@@ -1,5 +1,6 @@
 //! The daemon's status as plain data. The metrics, `crosspoint show` and its JSON are all made from it, so they agree.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod device;
@@ -14,7 +15,8 @@ mod xdp;
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
 pub use mirror::MirrorStatus;
 pub use port::{
-    LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus, StormStatus,
+    LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,
+    StormStatus, VlanStatus,
 };
 pub use queue::{LatencyStatus, QueueStatus, RemovedStatus};
 pub use sflow::{SflowInterface, SflowStatus};
@@ -23,7 +25,7 @@ pub use worker::{StreamStatus, WindowStatus, WorkerStatus};
 pub use xdp::XdpStatus;
 
 /// The complete status at one moment.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Ports, in the order of the configuration.
     pub ports: Vec<PortStatus>,
@@ -46,7 +48,7 @@ pub struct Status {
 }
 
 /// State of the configuration's last reload.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigStatus {
     /// Whether the files were applied completely when they were last read, at the start or by a reload.
     pub last_reload_successful: bool,
@@ -67,7 +69,7 @@ impl Default for ConfigStatus {
 }
 
 /// The daemon itself, and switch-wide settings of its configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DaemonStatus {
     /// The program's version.
@@ -93,7 +95,7 @@ pub struct DaemonStatus {
 }
 
 /// The daemon and the status, without the table of addresses, at one moment.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StatusReport {
     /// The daemon, and the moment: its `uptime_ns`.
     pub daemon: DaemonStatus,
@@ -105,7 +107,7 @@ pub struct StatusReport {
 }
 
 /// Size of the forwarding database.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FdbStatus {
     /// Entries in use.
     pub entries: usize,
@@ -116,7 +118,7 @@ pub struct FdbStatus {
 }
 
 /// An address that has moved between ports recently.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FdbMover {
     /// The address.
     pub mac: String,
@@ -137,7 +139,7 @@ pub struct FdbMover {
 }
 
 /// One learned address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FdbEntry {
     /// The address.
     pub mac: String,
@@ -156,7 +158,7 @@ pub struct FdbEntry {
 }
 
 /// Who has put a static address on its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// "file": a table `[[fdb]]`.

@@ -17,6 +17,8 @@
 //! | `sflow` | one [`SflowStatus`](crate::status::SflowStatus) |
 //! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
 //!
+//! `deploy/show-schema.json` has the same as a JSON schema: [`schema`](crate::schema).
+//!
 //! Counts are since the daemon started; shares of workers' time are of the last seconds. JSON is exact; tables show large
 //! counts with three digits (`1.23M`). Keys may be added; none is renamed or removed.
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crosspoint_config::control_names;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::observe::Latencies;
 use crosspoint_engine::observe::Turns;
 use crosspoint_engine::observe::counters::PortCounters;
@@ -16,7 +17,7 @@ use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
     ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, MirrorStatus,
     Origin, PortStatus, QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus,
-    StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
+    StreamStatus, VlanStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 use crosspoint_packet::Mac;
 
@@ -286,6 +287,7 @@ fn see_port(port: &Port) -> SeenPort {
             state: port.state.shown(),
             detail: detail(port),
             vlan: port.options.vlan_text.clone(),
+            vlans: vlans(&port.options.vlan),
             required: port.options.required,
             addresses: quota.used(),
             weight: port.options.weight,
@@ -324,6 +326,25 @@ fn see_port(port: &Port) -> SeenPort {
         counters: port.view.counters.clone(),
         queues: queues.map(|queue| see_queue(port, queue)).collect(),
         objectives: port.objectives.as_ref().map(|all| all.window()),
+    }
+}
+
+fn vlans(policy: &VlanPolicy) -> VlanStatus {
+    match policy {
+        VlanPolicy::Unaware => VlanStatus::default(),
+        VlanPolicy::Access(id) => VlanStatus {
+            access: Some(*id),
+            ..VlanStatus::default()
+        },
+        VlanPolicy::Trunk { native, .. } => VlanStatus {
+            access: None,
+            trunk: Some(
+                (1..4095)
+                    .filter(|id| policy.carries(*id) && policy.sends_tagged(*id))
+                    .collect(),
+            ),
+            native: *native,
+        },
     }
 }
 

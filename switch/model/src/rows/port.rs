@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::queue::{QueueRow, queue};
@@ -9,13 +10,13 @@ use super::{DropRow, SloRow, all_drops, drops_at, shares, slo, total};
 use crate::plan::Unkept;
 use crate::status::{
     DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, ShownState, Status,
-    StormStatus,
+    StormStatus, VlanStatus,
 };
 
 macro_rules! port_row {
     (events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }) => {
         /// A port; its counts are sums over its queues.
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
         pub struct PortRow {
             /// Its name.
             pub name: String,
@@ -33,6 +34,9 @@ macro_rules! port_row {
             pub unkept: Option<Unkept>,
             /// `unaware`, `access 100` or `trunk 100,200 native 1`.
             pub vlan: String,
+            /// The same, as numbers.
+            #[serde(default)]
+            pub vlans: VlanStatus,
             /// Addresses learned on it.
             pub addresses: u32,
             /// The only source addresses that its frames may have; empty: any.
@@ -70,6 +74,13 @@ macro_rules! port_row {
     pub limit: LimitStatus,
             /// Further properties, by name.
             pub properties: BTreeMap<String, String>,
+            /// The longest frame that it takes, less its Ethernet header, bytes; null if its kind has no such limit, or it is
+            /// not attached.
+            #[serde(default)]
+            pub mtu: Option<u32>,
+            /// The sizes of a guest's rings, by index; empty while none is attached, and for xdp.
+            #[serde(default)]
+            pub ring_sizes: Vec<u32>,
             /// How many queues it has.
             pub queues: usize,
             /// Frames from the port into the switch.
@@ -112,6 +123,7 @@ macro_rules! port_row {
                 required: port.required,
                 unkept: None,
                 vlan: port.vlan.clone(),
+                vlans: port.vlans.clone(),
                 addresses: port.addresses,
                 addresses_allowed: port.addresses_allowed.clone(),
                 ip_allowed: port.ip_allowed.clone(),
@@ -125,6 +137,8 @@ macro_rules! port_row {
                 isolated: port.isolated,
                 limit: port.limit,
                 properties: port.properties.clone(),
+                mtu: mtu(port),
+                ring_sizes: ring_sizes(port),
                 queues: port.queues.len(),
                 rx_packets: sum(|q| q.rx_packets),
                 rx_bytes: sum(|q| q.rx_bytes),
@@ -143,6 +157,19 @@ macro_rules! port_row {
 }
 crosspoint_engine::port_counters!(port_row);
 
+/// The interface's MTU, or the device's.
+fn mtu(port: &PortStatus) -> Option<u32> {
+    let of_interface = port.properties.get("mtu");
+    let of_interface = of_interface.and_then(|mtu| mtu.parse().ok());
+    of_interface.or(port.device.as_ref().map(|device| device.mtu.into()))
+}
+
+fn ring_sizes(port: &PortStatus) -> Vec<u32> {
+    let sizes = port.properties.get("ring_sizes");
+    let sizes = sizes.map_or("", String::as_str).split(' ');
+    sizes.filter_map(|size| size.parse().ok()).collect()
+}
+
 /// All ports.
 pub fn ports(status: &Status) -> Vec<PortRow> {
     let shares = shares::shares(status);
@@ -154,7 +181,7 @@ pub fn ports(status: &Status) -> Vec<PortRow> {
 }
 
 /// Everything known about one port.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PortDetail {
     /// Its row in the list of ports; its keys are part of this object.
     #[serde(flatten)]
@@ -185,7 +212,7 @@ pub fn port_detail(all: &Status, status: &PortStatus) -> PortDetail {
 }
 
 /// A guest: its device and its front end.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestRow {
     /// Name of the port.
     pub port: String,

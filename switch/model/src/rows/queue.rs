@@ -1,5 +1,6 @@
 //! Rows of queues.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::all_drops;
@@ -14,7 +15,7 @@ macro_rules! queue_row {
         time { $($(#[doc = $time_doc:literal])+ $time:ident;)+ }
     ) => {
         /// A queue (pair) of a port.
-        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
         pub struct QueueRow {
             /// Name of its port.
             pub port: String,
@@ -73,7 +74,7 @@ pub fn queues(status: &Status) -> Vec<QueueRow> {
 }
 
 /// Times from reading a queue's guest descriptors to their completion.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencyRow {
     /// Name of the port.
     pub port: String,
@@ -132,7 +133,7 @@ pub fn latency_of(port: &str, queue: &QueueStatus, latency: &LatencyStatus) -> L
 }
 
 /// The kernel's counters of a NIC queue's socket.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct XdpRow {
     /// Name of the port.
     pub port: String,

@@ -1,11 +1,12 @@
 //! Service level objectives of a port.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::status::{ObjectiveStatus, SloStatus};
 
 /// A port's service level objectives, and its results of the last minute over all its queues.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SloRow {
     /// `met`, `missed` (at least one of them), or `no traffic`.

@@ -1,12 +1,13 @@
 //! The row of the switch as a whole.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{all_drops, total};
 use crate::status::{DaemonStatus, QueueStatus, ShownState, Status};
 
 /// The switch as a whole; its counts are sums over all ports.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SwitchRow {
     /// The daemon's version.

@@ -1,5 +1,6 @@
 //! Rows of workers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::status::{Status, WorkerStatus};
@@ -12,7 +13,7 @@ macro_rules! worker_row {
         moves { $($(#[doc = $move_doc:literal])+ $move:ident;)+ }
     ) => {
         /// A worker. Shares of time are of the last `window_ms` milliseconds; counts are since the daemon started.
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(default)]
         pub struct WorkerRow {
             /// Its number.
@@ -85,7 +86,7 @@ macro_rules! worker_row {
 crosspoint_engine::worker_counters!(worker_row);
 
 /// A queue that a worker polls.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StreamRow {
     /// Name of its port.

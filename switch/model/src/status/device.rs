@@ -1,9 +1,10 @@
 //! A guest's device, its memory and rings.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A guest's device, and its front end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceStatus {
     /// The switch's role on the socket: "server" (the switch listens) or "client" (the front end listens).
     pub role: String,
@@ -45,7 +46,7 @@ pub struct DeviceStatus {
 }
 
 /// A region of a guest's memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryRegionStatus {
     /// The guest's address of it.
     pub guest_address: u64,
@@ -54,7 +55,7 @@ pub struct MemoryRegionStatus {
 }
 
 /// One of a guest's rings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VringStatus {
     /// Its number: queue pair n has vrings 2n and 2n + 1.
     pub index: u16,

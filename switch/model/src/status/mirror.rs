@@ -1,9 +1,10 @@
 //! A mirror's status.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A mirror: what it copies, and how far it has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorStatus {
     /// Its name.
     pub name: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crosspoint_config::LoopAction;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceStatus;
@@ -12,7 +13,7 @@ use super::state::ShownState;
 macro_rules! port_status {
     (events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }) => {
         /// One port.
-        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
         pub struct PortStatus {
             /// Its name.
             pub name: String,
@@ -27,6 +28,9 @@ macro_rules! port_status {
             pub required: bool,
             /// "unaware", "access 100" or "trunk 100,200 native 1".
             pub vlan: String,
+            /// The same, as numbers.
+            #[serde(default)]
+            pub vlans: VlanStatus,
             /// Addresses learned on it.
             pub addresses: u32,
             $($(#[doc = $event_doc])+ #[serde(default)] pub $event: u64,)+
@@ -84,16 +88,28 @@ macro_rules! port_status {
 crosspoint_engine::port_counters!(port_status);
 
 /// The action on loops that a port's probes go round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LoopProtectStatus {
     /// Whether a port is blocked.
+    #[schemars(with = "String")]
     pub action: LoopAction,
     /// Shortest time that it is blocked, seconds.
     pub block_time_s: f64,
 }
 
+/// A port's VLANs: `access`, or `trunk` and perhaps `native`. All are null for a port that does not look at VLANs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VlanStatus {
+    /// The VLAN of its frames, which have no tag.
+    pub access: Option<u16>,
+    /// The VLANs of its frames that have a tag, ascending.
+    pub trunk: Option<Vec<u16>>,
+    /// With `trunk`: the VLAN of frames without a tag; null if these are dropped.
+    pub native: Option<u16>,
+}
+
 /// Limits of a port's rates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitStatus {
     /// What its guest sends: it waits in the guest's ring.
     pub out: RateStatus,
@@ -102,7 +118,7 @@ pub struct LimitStatus {
 }
 
 /// A rate limit; 0 for none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RateStatus {
     /// Bits per second of Ethernet frames, without preamble and checksum.
     pub bits_per_s: u64,
@@ -113,7 +129,7 @@ pub struct RateStatus {
 }
 
 /// A port's storm control: flooded copies per second; 0 for no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StormStatus {
     /// Of broadcasts.
     pub broadcast: u32,
@@ -124,7 +140,7 @@ pub struct StormStatus {
 }
 
 /// A port's service level objectives, and whether they were met in the last minute, over all its queues.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SloStatus {
     /// Length of the measured time, seconds: a minute, or less until one has passed.
     pub window_s: f64,
@@ -137,7 +153,7 @@ pub struct SloStatus {
 }
 
 /// An objective and the measured time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectiveStatus {
     /// The objective, nanoseconds.
     pub objective_ns: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::xdp::XdpStatus;
@@ -14,7 +15,7 @@ macro_rules! queue_status {
         time { $($(#[doc = $time_doc:literal])+ $time:ident;)+ }
     ) => {
         /// A queue (pair) of a port. Counts begin at the daemon's start, and continue when guests come and go.
-        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
         pub struct QueueStatus {
             /// Its number.
             pub queue: u16,
@@ -48,7 +49,7 @@ macro_rules! queue_status {
 
         /// Sums over the ports that were removed since the daemon started. They make the totals balance: copies that were
         /// delivered to a removed port stay counted.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct RemovedStatus {
             /// Number of removed ports.
             pub ports: u64,
@@ -62,7 +63,7 @@ macro_rules! queue_status {
 crosspoint_engine::queue_counters!(queue_status);
 
 /// A histogram: buckets of (middle in nanoseconds, count), ascending.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LatencyStatus {
     /// Values accurate to an eighth, and their counts.
     pub buckets_ns: Vec<(u64, u64)>,

@@ -1,5 +1,6 @@
 //! Workers, and the streams that they poll.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::queue::LatencyStatus;
@@ -12,7 +13,7 @@ macro_rules! worker_status {
         moves { $($(#[doc = $move_doc:literal])+ $move:ident;)+ }
     ) => {
         /// One worker.
-        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
         pub struct WorkerStatus {
             /// Its number.
             pub worker: usize,
@@ -60,7 +61,7 @@ macro_rules! worker_status {
 crosspoint_engine::worker_counters!(worker_status);
 
 /// How a worker spent a recent time window, in shares that add up to 1.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WindowStatus {
     /// Length of the window, milliseconds.
     pub ms: u64,
@@ -73,7 +74,7 @@ pub struct WindowStatus {
 }
 
 /// A queue that a worker polls.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StreamStatus {
     /// Name of its port.
     pub port: String,

@@ -1,5 +1,6 @@
 //! The kernel's counters of an AF_XDP socket.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The kernel's counters of an AF_XDP socket (`XDP_STATISTICS`): `xdp_counters!(make)` calls `make!` with the list. The
@@ -27,7 +28,7 @@ macro_rules! xdp_counters {
 macro_rules! xdp_status {
     ($($(#[doc = $doc:literal])+ $counter:ident = $_metric:literal;)+) => {
         /// The kernel's counters of one AF_XDP socket.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct XdpStatus {
             $($(#[doc = $doc])+ pub $counter: u64,)+
         }

@@ -1,0 +1,49 @@
+//! The JSON schema of what `crosspoint show --json` prints.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+
+use crate::rows::{
+    DropRow, Fdb, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+};
+use crate::status::MirrorStatus;
+
+/// The version of the schema. It grows with each change; keys are added, and none is renamed or removed.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The topics of `crosspoint show`, and what each prints with `--json`. Further keys may come.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Topics {
+    /// `show switch`
+    switch: SwitchRow,
+    /// `show ports`, in the order of the configuration
+    ports: Vec<PortRow>,
+    /// `show queues`, by port and number
+    queues: Vec<QueueRow>,
+    /// `show workers`, by number
+    workers: Vec<WorkerRow>,
+    /// `show fdb`
+    fdb: Fdb,
+    /// `show drops`: those that are not zero, by port, queue and reason
+    drops: Vec<DropRow>,
+    /// `show latency`, by port and queue
+    latency: Vec<LatencyRow>,
+    /// `show guests`, in the order of the configuration
+    guests: Vec<GuestRow>,
+    /// `show xdp`, by port and queue
+    xdp: Vec<XdpRow>,
+    /// `show mirrors`, in the order of the configuration
+    mirrors: Vec<MirrorStatus>,
+    /// `show port NAME`
+    port: PortDetail,
+}
+
+/// The schema: an object with a property for each topic.
+pub fn of_show() -> Schema {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<Topics>();
+    schema.insert("title".to_owned(), "crosspoint show --json".into());
+    schema.insert("version".to_owned(), SCHEMA_VERSION.into());
+    schema
+}
