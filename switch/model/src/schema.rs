@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema};
 use crate::rows::{
     DropRow, Fdb, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
-use crate::status::MirrorStatus;
+use crate::status::{MirrorStatus, SflowStatus};
 
 /// The version of the schema. It grows with each change; keys are added, and none is renamed or removed.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -35,6 +35,8 @@ struct Topics {
     xdp: Vec<XdpRow>,
     /// `show mirrors`, in the order of the configuration
     mirrors: Vec<MirrorStatus>,
+    /// `show sflow`
+    sflow: SflowStatus,
     /// `show port NAME`
     port: PortDetail,
 }

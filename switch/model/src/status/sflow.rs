@@ -1,9 +1,10 @@
 //! The export to an sFlow collector.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The export to an sFlow collector. Counts are since the daemon started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SflowStatus {
     /// The collector's address and port; null if nothing is exported.
@@ -33,7 +34,7 @@ pub struct SflowStatus {
 }
 
 /// A port as an interface of sFlow.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SflowInterface {
     /// The port's name.
