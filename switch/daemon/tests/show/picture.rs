@@ -7,7 +7,7 @@ use crosspoint_daemon::dataplane::MoveError;
 use crosspoint_model::status::{
     ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
     LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus, PortStatus, QueueStatus,
-    RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus, VringStatus,
+    RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus, VlanStatus, VringStatus,
     WindowStatus, WorkerStatus, XdpStatus,
 };
 
@@ -124,6 +124,10 @@ fn guest() -> PortStatus {
         detail: String::new(),
         required: false,
         vlan: "access 100".into(),
+        vlans: VlanStatus {
+            access: Some(100),
+            ..VlanStatus::default()
+        },
         addresses: 1,
         addresses_moved: 5,
         addresses_refused: 6,
