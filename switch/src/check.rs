@@ -19,6 +19,9 @@ pub(crate) fn check(path: &Path, host: bool) -> ExitCode {
         let (name, port) = (entry.name(), &entry.port);
         println!("note: [[fdb]] {name} waits for port {port:?}, which is in no file");
     }
+    for line in config.waiting_mirrors() {
+        println!("note: {line}");
+    }
     match host {
         true => check_host(&config),
         false => {

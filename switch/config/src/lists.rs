@@ -164,7 +164,12 @@ pub(super) fn unique<T: Element, I: Hash + Eq>(
         };
         let place = one.place(T::IDENTITY.first().unwrap_or(&""));
         if let Some(first) = seen.get(&own).cloned() {
-            let message = format!("two tables [[{}]] are {}", T::LIST, name(&one.value));
+            let keys = T::IDENTITY.iter().map(|key| format!("`{key}`"));
+            let (list, keys) = (T::LIST, Vec::from_iter(keys).join(" and "));
+            let message = format!(
+                "two tables [[{list}]] have the same {keys}: {}",
+                name(&one.value)
+            );
             checker.clash_at(place, Some(first), message, "remove one of them");
             continue;
         }

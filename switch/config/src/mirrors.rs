@@ -3,11 +3,13 @@
 use crosspoint_packet::filter::Filter;
 use serde_json::{Value, json};
 
+use super::Config;
 use super::check::Checker;
 use super::field::Item;
 use super::key::{Definitions, Reader, Rule};
 use super::limits::{MIRROR_FILTER_BYTES_MAX, MIRRORS_MAX, PORT_PATTERNS_MAX};
 use super::lists::{self, Element, KnownPorts, Placed, unique};
+use super::pattern::matches;
 use super::suggest::nearest;
 use super::texts::{Refusal, Text};
 
@@ -25,6 +27,31 @@ impl Mirror {
     /// The mirror as a `[[mirror]]` table in TOML.
     pub fn to_toml(&self) -> String {
         lists::to_toml(self)
+    }
+}
+
+impl Config {
+    /// What mirrors wait for: their ports that are not in this configuration, and patterns that no port's name matches. Each
+    /// is one line.
+    pub fn waiting_mirrors(&self) -> Vec<String> {
+        let is_there = |wanted: &str| {
+            let mut names = self.ports.iter().map(|port| &port.name);
+            names.any(|name| matches(wanted, name))
+        };
+        let mut waiting = Vec::new();
+        for mirror in &self.mirrors {
+            let own = format!("[[mirror]] {}", mirror.name);
+            if !is_there(&mirror.to) {
+                let to = &mirror.to;
+                waiting.push(format!("{own} waits for port {to:?}, which is in no file"));
+            }
+            for wanted in mirror.ports.iter().filter(|wanted| !is_there(wanted)) {
+                waiting.push(format!(
+                    "{own} copies from {wanted:?}, which matches no port of the files"
+                ));
+            }
+        }
+        waiting
     }
 }
 

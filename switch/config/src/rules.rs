@@ -2,6 +2,7 @@
 //!
 //! A wrong value is recorded. The caller goes on with the default; after a problem, the result is dropped in the end.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
@@ -29,11 +30,15 @@ impl<T: Copy + Serialize + TryFrom<i64> + TryInto<i64> + 'static> Integer for T 
 /// A whole number.
 pub(super) struct Whole<T> {
     range: RangeInclusive<T>,
-    example: &'static str,
+    example: Cow<'static, str>,
 }
 
 /// A whole number of this range; `example` is a line that gives the key.
-pub(super) fn whole<T: Integer>(range: RangeInclusive<T>, example: &'static str) -> Whole<T> {
+pub(super) fn whole<T: Integer>(
+    range: RangeInclusive<T>,
+    example: impl Into<Cow<'static, str>>,
+) -> Whole<T> {
+    let example = example.into();
     Whole { range, example }
 }
 

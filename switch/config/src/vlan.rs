@@ -13,8 +13,6 @@ use super::limits::{VLAN_ID_MAX, VLAN_ID_MIN};
 use super::rules::{Nested, whole};
 use super::table::VlanKeys;
 
-const EXAMPLE: &str = "trunk = [100, 200]";
-
 /// A list of VLAN IDs, and of ranges of them such as "100-199".
 pub(super) struct VlanList;
 
@@ -23,7 +21,7 @@ impl Rule for VlanList {
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<Vec<u16>> {
         let checker = &mut *reader.checker;
-        let help = format!("for example: {EXAMPLE}");
+        let help = format!("for example: {key} = [100, 200]");
         let (list, span) = checker.value::<&[Item<'_>]>(item, key, "a list of VLAN IDs", &help)?;
         if list.is_empty() {
             checker.problem(span, format!("`{key}` is empty"), "nothing in it", help);
@@ -75,7 +73,7 @@ impl Rule for VlanList {
 /// The VLANs of one item of a list: a number, or a range as text.
 fn one_item(checker: &mut Checker, key: &str, item: &Item<'_>) -> Option<RangeInclusive<u16>> {
     let Some(text) = item.get_ref().as_str() else {
-        let number = whole(VLAN_ID_MIN..=VLAN_ID_MAX, EXAMPLE);
+        let number = whole(VLAN_ID_MIN..=VLAN_ID_MAX, format!("{key} = [100, 200]"));
         let id = number.check(checker, &format!("a VLAN ID in `{key}`"), item)?;
         return Some(id..=id);
     };
@@ -84,7 +82,7 @@ fn one_item(checker: &mut Checker, key: &str, item: &Item<'_>) -> Option<RangeIn
         let message = format!(
             "a text in `{key}` must be a range of VLAN IDs from {VLAN_ID_MIN} to {VLAN_ID_MAX}"
         );
-        let help = "for example: trunk = [100, \"200-299\"]; a single VLAN ID is a number";
+        let help = format!("for example: {key} = [100, \"200-299\"]; a single VLAN ID is a number");
         checker.problem(item.span(), message, "not a range", help);
     }
     found

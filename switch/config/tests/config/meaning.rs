@@ -516,3 +516,22 @@ fn an_offload_that_is_not_named_is_offered() {
         assert_eq!(guest.offloads, Offloads { receive, transmit }, "{line}");
     }
 }
+
+#[test]
+fn what_a_mirror_waits_for_is_known_beforehand() {
+    let port = "[[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/run/a\"\n";
+    let mirror =
+        |to, ports| format!("[[mirror]]\nname = \"ids\"\nports = [{ports}]\nto = \"{to}\"\n");
+    let waiting = |to, ports| {
+        let lines = format!("ports_dir = \"ports.d\"\n{port}{}", mirror(to, ports));
+        parse(&lines).waiting_mirrors()
+    };
+    assert_eq!(
+        waiting("nope", r#""web-*", "web-1", "zz*""#),
+        [
+            "[[mirror]] ids waits for port \"nope\", which is in no file",
+            "[[mirror]] ids copies from \"zz*\", which matches no port of the files",
+        ]
+    );
+    assert!(waiting("web-1", r#""*""#).is_empty());
+}

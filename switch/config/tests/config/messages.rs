@@ -108,6 +108,7 @@ mistakes! {
     mirror_with_a_wrong_filter: GUEST, "[[mirror]]\nname = \"ids\"\nfilter = \"tcp prot 80\"\nto = \"web-1\"\n";
     mirror_of_no_ports: GUEST, "[[mirror]]\nname = \"ids\"\nports = []\nto = \"web-1\"\n";
     mirror_of_a_misspelt_pattern: GUEST, "[[mirror]]\nname = \"ids\"\nports = [\"web *\"]\nto = \"web-1\"\n";
+    mirror_of_a_vlan_out_of_range: GUEST, "[[mirror]]\nname = \"ids\"\nvlans = [5000, \"9-5\"]\nto = \"web-1\"\n";
     mirror_twice: GUEST, WEB_2, "[[mirror]]\nname = \"ids\"\nto = \"web-1\"\n[[mirror]]\nname = \"ids\"\nto = \"web-2\"\n";
     limit_of_nothing: GUEST, "limit = {}\n";
     limit_without_a_rate: GUEST, "limit = { out = { burst = \"256KiB\" } }\n";
