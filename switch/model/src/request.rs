@@ -13,7 +13,7 @@ use crate::topic::Topic;
 /// The longest that a client may take to send a request, including the pause before it.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A stream, and the worker that shall poll it.
+/// A stream, and the worker that is to poll it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {

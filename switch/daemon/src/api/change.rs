@@ -132,7 +132,8 @@ pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<
     let error = error.map(tracing::field::display);
     // Not every change concerns one port.
     let port = (!port.is_empty()).then(|| tracing::field::display(port.escape_debug()));
-    tracing::info!(pid, uid, port, error, "was asked to {what}");
+    let end = if result.is_ok() { "" } else { " and refused" };
+    tracing::info!(pid, uid, port, error, "{what} was requested{end}");
     match result {
         Ok(ok) => line_of(&Answer { ok }),
         Err(refused) => line_of(&refused),
