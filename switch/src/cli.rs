@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// the configuration cannot be read, and 2 if the command line is wrong.
     #[command(after_long_help = help::DOCTOR)]
     Doctor {
-        /// The configuration (TOML) that the host shall run; without it, only checks that need none are made
+        /// The configuration (TOML) that is meant for this host; without it, only checks that need none are made
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Check all interfaces, not only those that are ports
@@ -98,9 +98,29 @@ pub(crate) enum Command {
     Man(ManPages),
 }
 
+/// The command line of this process. If it is wrong, or asks for help, this ends the process.
+fn parse() -> Cli {
+    let first = match Cli::try_parse() {
+        Ok(cli) => return cli,
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => error,
+    };
+    match without_environment(Cli::command()).try_get_matches() {
+        Ok(_) => first.exit(),
+        Err(error) => error.exit(),
+    }
+}
+
+/// The command line without environment variables. In usage lines clap shows an option that the environment gives as if it
+/// were required.
+fn without_environment(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.env(None::<&'static str>));
+    command.mut_subcommands(without_environment)
+}
+
 /// Runs the command of this process's command line.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
+    match parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config, host } => check::check(&config, host),
         Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
@@ -146,5 +166,20 @@ pub(crate) fn move_stream(place: Place, socket: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         None => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_lines_do_not_ask_for_what_the_environment_gives() {
+        fn is_plain(command: &clap::Command) -> bool {
+            let mut args = command.get_arguments();
+            args.all(|arg| arg.get_env().is_none()) && command.get_subcommands().all(is_plain)
+        }
+        assert!(!is_plain(&Cli::command()));
+        assert!(is_plain(&without_environment(Cli::command())));
     }
 }

@@ -36,7 +36,10 @@ pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
         } = error
             && reads_files
         {
+            // The report has the mistakes, and how to fix each.
             eprintln!("{report}");
+            eprintln!("error: crosspoint refuses this configuration; nothing was changed");
+            return;
         }
         eprintln!("error: {error}");
         if let Some(help) = error.help() {

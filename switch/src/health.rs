@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crosspoint_model::health;
 use crosspoint_model::request::Request;
 
-use crate::control::ask;
+use crate::control::ask_as;
 
 /// Arguments of `health`.
 #[derive(clap::Args)]
@@ -23,15 +23,9 @@ pub(crate) struct Health {
 impl Health {
     /// Asks the running switch, and prints its faults, if there are any.
     pub(crate) fn run(self) -> ExitCode {
-        let Some(value) = ask(&self.socket.socket, &Request::Health {}) else {
+        let answer = ask_as::<health::Health>(&self.socket.socket, &Request::Health {});
+        let Some((value, health)) = answer else {
             return ExitCode::FAILURE;
-        };
-        let health = match serde_json::from_value::<health::Health>(value.clone()) {
-            Ok(health) => health,
-            Err(why) => {
-                eprintln!("error: the daemon is another version of crosspoint: {why}");
-                return ExitCode::FAILURE;
-            }
         };
         let (well, text) = match self.ready {
             true => (health.ready, health.ready_text()),

@@ -103,7 +103,11 @@ impl Port {
         match self.action.request() {
             Ok((request, common)) => reload::change(&common.socket.socket, &request, common.json),
             Err(Refused { why, status }) => {
-                eprintln!("error: {why}\nhelp: see `crosspoint port --help`");
+                eprintln!("error: {why}");
+                // What is wrong with a file comes with its own help.
+                if !why.contains("\nhelp: ") {
+                    eprintln!("help: see `crosspoint port --help`");
+                }
                 ExitCode::from(status)
             }
         }

@@ -12,6 +12,7 @@ use crosspoint_daemon::daemon::Daemon;
 use crosspoint_daemon::service::notify::Service;
 use crosspoint_daemon::service::{log, notify};
 use crosspoint_daemon::start_error::StartError;
+use miette::Diagnostic;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -59,7 +60,8 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             if let StartError::Config(error) = error {
                 return fail_config(&error);
             }
-            log::print(&format!("error: {error}\n"));
+            let help = error.help().map(|help| format!("help: {help}\n"));
+            log::print(&format!("error: {error}\n{}", help.unwrap_or_default()));
             return ExitCode::FAILURE;
         }
     };

@@ -1,6 +1,7 @@
 //! Why the daemon does not start.
 
 use crosspoint_config::ConfigError;
+use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::api::SocketError;
@@ -9,10 +10,11 @@ use crate::ports::nic::NicPortError;
 use crate::ports::vhost::VhostPortError;
 
 /// Why the daemon does not start. Each message names the error, its place, and how to fix it.
-#[derive(Debug, Error)]
+#[derive(Debug, Error, Diagnostic)]
 pub enum StartError {
     /// A core does not exist.
     #[error(transparent)]
+    #[diagnostic(transparent)]
     Config(#[from] ConfigError),
     /// A worker cannot be started.
     #[error(transparent)]
@@ -25,11 +27,13 @@ pub enum StartError {
     Nic(#[from] NicPortError),
     /// The control socket cannot be opened.
     #[error(transparent)]
+    #[diagnostic(transparent)]
     Control(#[from] SocketError),
     /// The daemon is being stopped.
     #[error("the switch is shutting down")]
     Ending,
     /// There are more ports than port numbers.
     #[error("port `{0}`: there are too many ports")]
+    #[diagnostic(help("remove ports, or divide them among two switches"))]
     TooManyPorts(String),
 }

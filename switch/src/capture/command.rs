@@ -174,15 +174,20 @@ impl Capture {
             Ok(frames) => frames,
             Err(error) => return complain(&error),
         };
+        let file = match &self.write {
+            Some(path) if path != Path::new("-") => match create(path) {
+                Ok(file) => Some(file),
+                Err(why) => return no_file(path, &why),
+            },
+            _ => None,
+        };
         let ready = frames
             .closer()
             .and_then(|closer| end_by_signal(closer, self.duration));
-        let result = ready.and_then(|()| match self.write.as_deref() {
-            None => print(frames),
-            Some(path) if path == Path::new("-") => write(frames, stdout().lock(), &wanted.filter),
-            Some(path) => create(path)
-                .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))
-                .and_then(|file| write(frames, file, &wanted.filter)),
+        let result = ready.and_then(|()| match (file, &self.write) {
+            (Some(file), _) => write(frames, file, &wanted.filter),
+            (None, Some(_)) => write(frames, stdout().lock(), &wanted.filter),
+            (None, None) => print(frames),
         });
         match result {
             Ok(Some(totals)) => {
@@ -192,11 +197,20 @@ impl Capture {
             // The reader has closed the pipe.
             Ok(None) => ExitCode::SUCCESS,
             Err(why) => {
-                eprintln!("error: {why}");
+                eprintln!("error: the capture ended early: {why}");
+                eprintln!(
+                    "help: see whether the switch still runs (`crosspoint health`), and whether the file's disk is full"
+                );
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+fn no_file(path: &Path, why: &io::Error) -> ExitCode {
+    eprintln!("error: cannot write to {}: {why}", path.display());
+    eprintln!("help: name a file of your own, in a folder that exists and that you may write to");
+    ExitCode::FAILURE
 }
 
 /// Opens a file that only its owner may read, also if it existed before: frames are confidential.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Host;
+use super::guest_group::GUESTS;
 
 /// Folders of units, the one that takes precedence first (systemd.unit(5)).
 const UNIT_FOLDERS: [&str; 5] = [
@@ -144,17 +145,18 @@ impl Service {
         self.unit && self.user.as_deref() != Some("root")
     }
 
-    /// The command that makes a folder of guests' sockets: as the unit does, or for a daemon of root.
-    pub fn makes_folder(&self, folder: &str) -> String {
-        match &self.user {
-            Some(user) if self.is_systemd() => {
-                format!(
-                    "install -d -m 2770 -o {user} -g {} {folder}",
-                    super::guest_group::GUESTS
-                )
-            }
-            _ => format!("install -d -m 750 -g kvm {folder}"),
-        }
+    /// The commands that make a folder of guests' sockets as the unit does; without a unit the daemon runs as root, which
+    /// owns the folder then.
+    pub fn makes_folder(&self, host: &Host, folder: &str) -> Vec<String> {
+        let owner = match &self.user {
+            Some(user) if self.is_systemd() => format!(" -o {user}"),
+            _ => String::new(),
+        };
+        let groups = host.read("/etc/group").unwrap_or_default();
+        let is_known = groups.lines().any(|l| l.split(':').next() == Some(GUESTS));
+        let group = (!is_known).then(|| format!("groupadd --system {GUESTS}"));
+        let make = format!("install -d -m 2770{owner} -g {GUESTS} {folder}");
+        group.into_iter().chain([make]).collect()
     }
 }
 

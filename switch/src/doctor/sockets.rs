@@ -170,7 +170,7 @@ fn of_folder(
             &shown,
             format!("it does not exist, though {} there", sockets_of(ports)),
             "The daemon makes it as its own user and umask say: front ends of other users may be kept out. If the path is mistyped, no front end comes.",
-            vec![service.makes_folder(&shown)],
+            service.makes_folder(subject.host, &shown),
         );
     };
     let mode = found.mode();

@@ -1,4 +1,4 @@
-//! The host, and what it shall run.
+//! The host, and the configuration that is meant for it.
 
 use crosspoint_config::{Config, Cores, Port, PortKind, Queues, VhostPort, XdpPort};
 use crosspoint_xsk::{FRAME_SIZE, RING_SIZE};
@@ -9,7 +9,7 @@ use crosspoint_config::Cpus;
 /// Bytes of packet memory for one NIC queue.
 pub(super) const QUEUE_BYTES: u64 = 2 * RING_SIZE as u64 * FRAME_SIZE as u64;
 
-/// A host, and the configuration that it shall run.
+/// A host, and the configuration that is meant for it.
 pub(super) struct Subject<'a> {
     pub host: &'a Host,
     pub config: Option<&'a Config>,
