@@ -63,6 +63,9 @@ enum Action {
         /// Also remove it from the file fdb.toml in `ports_dir`
         #[arg(long)]
         keep: bool,
+        /// Succeed if the address is not static
+        #[arg(long)]
+        if_exists: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -117,8 +120,17 @@ impl Action {
                 mac,
                 vlan,
                 keep,
+                if_exists,
                 common,
-            } => (Request::FdbRemove(FdbRemove { mac, vlan, keep }), common),
+            } => {
+                let remove = FdbRemove {
+                    mac,
+                    vlan,
+                    keep,
+                    if_exists,
+                };
+                (Request::FdbRemove(remove), common)
+            }
         }
     }
 }

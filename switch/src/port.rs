@@ -186,5 +186,5 @@ fn admin(name: String, state: &str, keep: bool) -> Request {
 
 fn read(path: &Path) -> Result<PortTable, String> {
     let text = config::read_named(path)?;
-    config::parse_port_file(&text).map_err(|why| format!("{}: {why}", path.display()))
+    config::parse_port_file(&path.display().to_string(), &text)
 }

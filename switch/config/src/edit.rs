@@ -3,14 +3,18 @@
 use serde_json::{Map, Value};
 
 use super::error::{ConfigError, Problem};
+use super::key::{Definitions, Keys as _};
 use super::load::{DropIn, Main};
-use super::vlan;
+use super::suggest::nearest;
 use super::{Config, Port, PortKind};
+use super::{syntax, vlan};
 
 /// A port's keys and values, in JSON as they would be in TOML. Null means the key is absent.
 pub type PortTable = Map<String, Value>;
 
 const RUNNING: &str = "the running ports";
+/// The most names of ports that an answer lists.
+const NAMES_MAX: usize = 20;
 
 impl Config {
     /// Adds a port after all others; `table` is like a `[[port]]` table.
@@ -52,11 +56,9 @@ impl Config {
             return Err(ConfigError::one(Problem::unplaced(name, message, help)));
         }
         let mut table = self.ports[at].table();
-        for (key, value) in set {
-            change(&mut table, key, value).map_err(|(message, help)| {
-                ConfigError::one(Problem::unplaced("the changed port", message, help))
-            })?;
-        }
+        change_all(&mut table, set).map_err(|(message, help)| {
+            ConfigError::one(Problem::unplaced("the changed port", message, help))
+        })?;
         let mut others = self.clone();
         others.ports.remove(at);
         let mut config = others.with("the changed port", &table)?;
@@ -89,7 +91,13 @@ impl Config {
         let mut ports = self.ports.iter();
         ports.position(|port| port.name == name).ok_or_else(|| {
             let message = format!("no port is named {name:?}");
-            let help = "`crosspoint show ports` lists the names";
+            let names: Vec<&str> = self.ports.iter().map(|port| port.name.as_str()).collect();
+            let help = match (nearest(name, &names), names.len()) {
+                (Some(meant), _) => format!("did you mean {meant:?}?"),
+                (None, 0) => "there are no ports".to_owned(),
+                (None, 1..=NAMES_MAX) => format!("the ports are {}", names.join(", ")),
+                (None, _) => "`crosspoint show ports` lists the names".to_owned(),
+            };
             ConfigError::one(Problem::unplaced(RUNNING, message, help))
         })
     }
@@ -135,25 +143,67 @@ fn how(key: &str) -> (&str, How) {
     }
 }
 
-/// Changes one key of a port's table, or of a table in it.
-fn change(table: &mut PortTable, key: &str, value: &Value) -> Result<(), Refusal> {
-    let (path, how) = how(key);
-    change_at(table, path, how, value)?;
-    let excluded = match path {
-        "vlan.access" => "trunk",
-        "vlan.trunk" => "access",
-        _ => return Ok(()),
-    };
-    let has_both = table
-        .get("vlan")
-        .is_some_and(|vlan| vlan.get(excluded).is_some());
-    if has_both && !value.is_null() {
+/// Changes keys of a port's table. Which keys exclude each other is checked when all of them are changed.
+fn change_all(table: &mut PortTable, set: &PortTable) -> Result<(), Refusal> {
+    for (key, value) in set {
+        let (path, how) = how(key);
+        let value = match list_at(path) {
+            Some(items) if !value.is_null() => as_list(path, &items, value)?,
+            _ => value.clone(),
+        };
+        change_at(table, path, how, &value)?;
+    }
+    let vlan = table.get("vlan").and_then(Value::as_object);
+    let has = |key: &str| vlan.is_some_and(|vlan| vlan.contains_key(key));
+    let is_changed = |path: &str| set.keys().any(|key| how(key).0 == path);
+    if has("access") && has("trunk") && (is_changed("vlan.access") || is_changed("vlan.trunk")) {
         let message = "`access` and `trunk` of `vlan` exclude each other".to_owned();
         let help =
             "replace the whole table, for example: 'vlan={access=100}' or 'vlan={trunk=[100,200]}'";
         return Err((message, help));
     }
     Ok(())
+}
+
+/// The schema of the items, if the key at this path takes a list.
+fn list_at(path: &str) -> Option<Value> {
+    let mut keys = Port::keys();
+    let mut names = path.split('.').peekable();
+    while let Some(name) = names.next() {
+        let key = keys.into_iter().find(|key| key.name.key == name)?;
+        if names.peek().is_none() {
+            let schema = (key.schema)(&mut Definitions::default());
+            let one_of = ["anyOf", "oneOf"].map(|word| schema.get(word).and_then(Value::as_array));
+            let mut all = one_of.into_iter().flatten().flatten().chain([&schema]);
+            return all.find_map(|schema| schema.get("items")).cloned();
+        }
+        keys = key.table?.1();
+    }
+    None
+}
+
+/// A single item as a list, and on a command line also items with commas between them. A word that stands for a list, such as
+/// "all", is left as it is.
+fn as_list(path: &str, items: &Value, value: &Value) -> Result<Value, Refusal> {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    match value {
+        Value::String(_) | Value::Number(_) if key == "trunk" => match vlan::ids(value) {
+            Some(ids) => Ok(ids.into()),
+            None => {
+                let message = format!("{value} is no VLAN ID, and no range of them");
+                let help =
+                    "for example: vlan.trunk=100,200-299, with the smaller one of a range first";
+                Err((message, help))
+            }
+        },
+        Value::Number(_) => Ok(vec![value.clone()].into()),
+        Value::String(text) if items.get("type") == Some(&"integer".into()) => {
+            let numbers: Option<Vec<u64>> = text.split(',').map(|part| part.parse().ok()).collect();
+            Ok(numbers.map_or_else(|| value.clone(), Value::from))
+        }
+        Value::String(text) => Ok(text.split(',').map(str::trim).collect::<Vec<_>>().into()),
+        _ => Ok(value.clone()),
+    }
 }
 
 /// Changes the key at `path`. Tables on the way are made if they are missing, and removed if they become empty. The path has
@@ -187,10 +237,6 @@ fn change_in(keys: &mut PortTable, key: &str, how: How, value: &Value) -> Result
         match value {
             // As in a file, a missing key has its default.
             Value::Null => keys.remove(key),
-            Value::String(_) if key == "trunk" => {
-                let ids = vlan::ids(value).map_or(value.clone(), |ids| ids.into());
-                keys.insert(key.to_owned(), ids)
-            }
             value => keys.insert(key.to_owned(), value.clone()),
         };
         return Ok(());
@@ -263,6 +309,11 @@ pub fn parse_assignments(words: &[String]) -> Result<PortTable, String> {
             .split_once('=')
             .ok_or_else(|| format!("{word:?} is not KEY=VALUE, such as mac_limit=10"))?;
         let value = parse_value(value);
+        let value = match list_at(key) {
+            Some(items) if !value.is_null() => as_list(key, &items, &value)
+                .map_err(|(why, help)| format!("{word:?}: {why}\nhelp: {help}"))?,
+            _ => value,
+        };
         insert(&mut table, key, value).map_err(|why| format!("{word:?}: {why}"))?;
     }
     Ok(table)
@@ -334,24 +385,31 @@ fn insert(table: &mut PortTable, key: &str, value: Value) -> Result<(), String> 
     }
 }
 
-/// Parses the single `[[port]]` table of a file such as those of `ports_dir`.
+/// Parses the single `[[port]]` table of a file such as those of `ports_dir`. `name` is the file's name in messages.
 ///
 /// # Errors
 ///
-/// What is wrong with the text. The port's values are checked only by the switch that receives them.
-pub fn parse_port_file(text: &str) -> Result<PortTable, String> {
-    let file: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+/// What is wrong with the text, with the file's name, and how to fix it. The port's values are checked only by the switch that
+/// receives them.
+pub fn parse_port_file(name: &str, text: &str) -> Result<PortTable, String> {
+    let file: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| syntax::in_two_lines(name, text, &error))?;
+    let refusal = |why: String| {
+        let help = "the file may have one [[port]] table, and `version`; `crosspoint show config` prints such tables";
+        Err(format!("{name}: {why}\nhelp: {help}"))
+    };
     let others = file.keys().find(|key| *key != "port" && *key != "version");
     if let Some(key) = others {
-        return Err(format!("there is `{key}` beside [[port]]"));
+        return refusal(format!("there is `{key}` beside [[port]]"));
     }
     let ports = file.get("port").and_then(toml::Value::as_array);
     match ports.map(Vec::as_slice) {
         Some([port]) => match serde_json::to_value(port) {
             Ok(Value::Object(table)) => Ok(table),
-            _ => Err("`port` is not a table".to_owned()),
+            _ => refusal("`port` is not a table".to_owned()),
         },
-        _ => Err("there is not one [[port]] table in it".to_owned()),
+        _ => refusal("there is not one [[port]] table in it".to_owned()),
     }
 }
 
@@ -370,9 +428,7 @@ mod tests {
         );
         table.insert("forward_control".to_owned(), json!(["stp"]));
         table.insert("mac_limit".to_owned(), json!(4));
-        for (key, value) in parse_changes(&words)? {
-            change(&mut table, &key, &value).map_err(|(message, _)| message)?;
-        }
+        change_all(&mut table, &parse_changes(&words)?).map_err(|(message, _)| message)?;
         Ok(table.into())
     }
 
@@ -400,6 +456,10 @@ mod tests {
             Ok(with_vlan(json!({"access": 5})))
         );
         assert!(changed(&["vlan.access=5"]).is_err_and(|why| why.contains("exclude")));
+        assert_eq!(
+            changed(&["vlan.trunk=", "vlan.native=", "vlan.access=5"]),
+            Ok(with_vlan(json!({"access": 5})))
+        );
         let limit = |words: &[&str]| changed(words).map(|table| table["limit"].clone());
         assert_eq!(
             limit(&["limit.out.rate=2Gbit/s", "limit.in.packets=5k/s"]),
@@ -412,6 +472,48 @@ mod tests {
         assert_eq!(limit(&["limit.out.rate="]), Ok(Value::Null));
         assert!(limit(&["limit.out.rate.low=5"]).is_err_and(|why| why.contains("not a key")));
         assert!(changed(&["mac_limit.low=5"]).is_err_and(|why| why.contains("no table")));
+    }
+
+    #[test]
+    fn a_list_takes_one_value_or_several_with_commas() {
+        for (word, path, list) in [
+            ("vlan.trunk=300", "/vlan/trunk", json!([300])),
+            ("vlan.trunk=5,7-8", "/vlan/trunk", json!([5, 7, 8])),
+            ("queues=0", "/queues", json!([0])),
+            ("queues=0,2", "/queues", json!([0, 2])),
+            ("queues=all", "/queues", json!("all")),
+            (
+                "forward_control=stp,lldp",
+                "/forward_control",
+                json!(["stp", "lldp"]),
+            ),
+            (
+                "addresses.mac=52:54:00:00:00:01",
+                "/addresses/mac",
+                json!(["52:54:00:00:00:01"]),
+            ),
+            (
+                "addresses.ip=10.0.0.1,fd00::/64",
+                "/addresses/ip",
+                json!(["10.0.0.1", "fd00::/64"]),
+            ),
+            ("socket=/run/a,b", "/socket", json!("/run/a,b")),
+        ] {
+            let set = changed(&[word]).expect(word);
+            assert_eq!(set.pointer(path), Some(&list), "port set {word}");
+            let added = parse_assignments(&[word.to_owned()]).expect(word);
+            assert_eq!(
+                Value::from(added).pointer(path),
+                Some(&list),
+                "port add {word}"
+            );
+        }
+        for word in ["vlan.trunk=10-5", "vlan.trunk+=10-5"] {
+            assert!(
+                changed(&[word]).is_err_and(|why| why.contains("range")),
+                "{word}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::check::Checker;
+use super::error::SourceFile;
 use super::field::Span;
 use super::written::schema_json;
 
@@ -25,6 +26,21 @@ pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
         _ => "here".to_owned(),
     };
     checker.problem(at, message.to_owned(), &label, help);
+}
+
+/// The place and the error in one line, and how to fix it in another.
+pub(super) fn in_two_lines(name: &str, text: &str, error: &toml::de::Error) -> String {
+    let mut checker = Checker::new(SourceFile::new(name, text));
+    problem(&mut checker, error);
+    let error = checker.into_error();
+    let lines = error.problems().take(1).map(|problem| {
+        let place = problem
+            .line_and_column()
+            .map_or(String::new(), |(line, column)| format!(":{line}:{column}"));
+        let (message, help) = (problem.message(), problem.help_text());
+        format!("{}{place}: {message}\nhelp: {help}", problem.file_name())
+    });
+    lines.collect()
 }
 
 /// For a bare word, as in `watch_ports = yes`, `mtu = 9k` or `trunk = [100-200]`: the word's place, the error and how to fix

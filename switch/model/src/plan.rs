@@ -49,6 +49,8 @@ pub enum Unkept {
     NotInFiles,
     /// "changed": its file has other keys. The next reload sets those.
     Changed,
+    /// "not_running": its file has it, and it does not run. The next reload adds it.
+    NotRunning,
 }
 
 impl Unkept {
@@ -57,6 +59,7 @@ impl Unkept {
         match self {
             Unkept::NotInFiles => "(not in any file)",
             Unkept::Changed => "(differs from its file)",
+            Unkept::NotRunning => "(in the files, and does not run)",
         }
     }
 }

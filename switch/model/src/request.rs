@@ -115,6 +115,9 @@ pub struct FdbRemove {
     /// Whether to remove it from its file in `ports_dir` too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
+    /// Whether it is no error if the address is not static.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub if_exists: bool,
 }
 
 /// What a change of the forwarding database has done.

@@ -11,6 +11,8 @@ pub struct FdbChoice {
     pub port: Option<String>,
     /// A VLAN; 0 for none.
     pub vlan: Option<u16>,
+    /// Whether only moves are shown, and no addresses.
+    pub moves: bool,
 }
 
 /// Reads an address or a part of one, with `:`, `-`, `.` or nothing between its bytes.
@@ -38,7 +40,8 @@ impl FdbChoice {
             ("movers", &["home", "other", "port"]),
         ] {
             if let Some(Value::Array(all)) = value.get_mut(key) {
-                all.retain(|one| self.has(one, ports));
+                let is_shown = key == "movers" || !self.moves;
+                all.retain(|one| is_shown && self.has(one, ports));
             }
         }
         value
@@ -103,6 +106,7 @@ mod tests {
                 mac: mac.map(str::to_owned),
                 port: port.map(str::to_owned),
                 vlan,
+                moves: false,
             };
             let chosen = choice.of_json(fdb.clone());
             ["addresses", "movers"].map(|key| chosen[key].as_array().map_or(0, Vec::len))
@@ -112,5 +116,14 @@ mod tests {
         assert_eq!(counts(None, Some("b"), None), [1, 1]);
         assert_eq!(counts(None, Some("a"), Some(20)), [1, 0]);
         assert_eq!(counts(Some("02:00"), Some("a"), None), [0, 0]);
+        let moves = FdbChoice {
+            moves: true,
+            ..FdbChoice::default()
+        };
+        let chosen = moves.of_json(fdb.clone());
+        assert_eq!(
+            (&chosen["addresses"], &chosen["movers"]),
+            (&json!([]), &fdb["movers"])
+        );
     }
 }

@@ -184,6 +184,7 @@ impl Show {
             mac: self.name.as_ref().and_then(|word| part_of_mac(word).ok()),
             port: self.port.clone(),
             vlan: self.vlan,
+            moves: self.moves,
         }
     }
 
@@ -192,7 +193,18 @@ impl Show {
         let value: Value = client.request(&self.request())?;
         Ok(match self.what {
             Subject::Topic(Topic::Ports) => self.ports().of_json(value)?,
-            Subject::Topic(Topic::Fdb) => self.addresses().of_json(value),
+            Subject::Topic(Topic::Fdb) => {
+                let value = self.addresses().of_json(value);
+                let is_found = |key| value.get(key).is_some_and(|all| !is_empty(all));
+                // The answer for an unknown port is an error that names the ports.
+                if let Some(port) = &self.port
+                    && !is_found("addresses")
+                    && !is_found("movers")
+                {
+                    let _: Value = client.request(&Request::Port(port.clone()))?;
+                }
+                value
+            }
             _ => value,
         })
     }

@@ -1,7 +1,7 @@
 //! Requests about the forwarding database.
 
 use crosspoint_config::limits::STATICS_MAX;
-use crosspoint_config::{Config, StaticEntry, parse_mac, remove_statics, write_statics};
+use crosspoint_config::{Config, KeepError, StaticEntry, remove_statics, write_statics};
 use crosspoint_model::request::{ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove};
 use crosspoint_packet::Mac;
 
@@ -18,10 +18,24 @@ fn mac(text: &str) -> Result<Mac, ChangeError> {
     let error = || {
         ChangeError::new(
             format!("{text:?} is not a MAC address"),
-            "such as 52:54:00:00:00:01",
+            "such as 52:54:00:00:00:01, 52-54-00-00-00-01, 5254.0000.0001 or 525400000001",
         )
     };
-    parse_mac(text).ok_or_else(error)
+    as_typed(text).ok_or_else(error)
+}
+
+/// Reads an address as people and other programs write it.
+fn as_typed(text: &str) -> Option<Mac> {
+    let marks = [(':', 2), ('-', 2), ('.', 4)].into_iter();
+    let mut plain = marks.filter_map(|(mark, digits)| {
+        let is_so = text.contains(mark) && text.split(mark).all(|part| part.len() == digits);
+        is_so.then(|| text.replace(mark, ""))
+    });
+    let plain = plain.next().unwrap_or_else(|| text.to_owned());
+    let is_whole = plain.len() == 12 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let word = u64::from_str_radix(&plain, 16).ok().filter(|_| is_whole)?;
+    let [_, _, bytes @ ..] = word.to_be_bytes();
+    Some(Mac::new(bytes))
 }
 
 /// A station's address.
@@ -103,7 +117,7 @@ impl Running {
         vlans.sort_unstable();
         vlans.dedup();
         if vlans.is_empty() {
-            return Err(FdbError::NotStatic(mac).into());
+            return self.remove_absent_static(config, mac, remove);
         }
         if remove.keep {
             remove_statics(self.main_file()?, config, mac, remove.vlan)?;
@@ -116,6 +130,28 @@ impl Running {
             removed: vlans.len(),
             ..FdbAnswer::default()
         })
+    }
+}
+
+impl Running {
+    /// Removes a static address that is not in use: with `keep`, from its file, which would bring it back at the next reload.
+    fn remove_absent_static(
+        &self,
+        config: &Config,
+        mac: Mac,
+        remove: &FdbRemove,
+    ) -> Result<FdbAnswer, ChangeError> {
+        if let (true, Some(main)) = (remove.keep, self.path.as_deref()) {
+            match remove_statics(main, config, mac, remove.vlan) {
+                Ok(_) => return Ok(FdbAnswer::default()),
+                Err(KeepError::StaticNowhere { .. } | KeepError::NoFolder) => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        match remove.if_exists {
+            true => Ok(FdbAnswer::default()),
+            false => Err(FdbError::NotStatic(mac).into()),
+        }
     }
 }
 
@@ -152,5 +188,32 @@ impl Changing {
             wanted.fdb.iter().find(is_it).is_some()
         };
         self.fdb_by_hand.retain(|entry| !in_files(entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_however_it_is_written() {
+        let mac = Some(Mac::new([0x52, 0x54, 0, 0xab, 0xcd, 0xef]));
+        for text in [
+            "52:54:00:ab:cd:ef",
+            "52-54-00-AB-CD-EF",
+            "5254.00ab.cdef",
+            "525400abcdef",
+        ] {
+            assert_eq!(as_typed(text), mac, "{text}");
+        }
+        for text in [
+            "",
+            "52:54",
+            "5:2:5400abcdef",
+            "+25400abcdef",
+            "52:54:00:ab:cd:ef:00",
+        ] {
+            assert_eq!(as_typed(text), None, "{text}");
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crosspoint_config::plan::{How, Plan};
 use crosspoint_config::{
-    Config, ConfigError, Port, PortKind, StaticEntry, port_file, remove_port_file, write_port_file,
+    Config, ConfigError, KeepError, Port, PortKind, StaticEntry, port_file, remove_port_file,
+    write_port_file,
 };
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
@@ -147,8 +148,8 @@ impl Source for Running {
     fn port_remove(&self, remove: &PortRemove) -> Result<ReloadAnswer, ChangeError> {
         let mut changing = self.lock();
         let name = remove.name.as_str();
-        if remove.if_exists && changing.port(name).is_none() {
-            return Ok(ReloadAnswer::default());
+        if changing.port(name).is_none() {
+            return self.remove_absent(&mut changing, remove);
         }
         let wanted = changing.config.without_port(name).map_err(of_command)?;
         if remove.keep {
@@ -157,7 +158,11 @@ impl Source for Running {
             changing.in_files.remove(name);
         }
         changing.by_hand.remove(name);
-        let done = self.do_by_hand(&mut changing, &wanted);
+        let mut done = self.do_by_hand(&mut changing, &wanted);
+        if done.failed.is_empty() && changing.in_files.contains_key(name) {
+            let note = format!("port {name} is still in the files: {}", in_files_help(name));
+            done.notes.push(note);
+        }
         self.note_unkept(&changing);
         Ok(done)
     }
@@ -228,6 +233,13 @@ fn of_command(error: ConfigError) -> ChangeError {
     ChangeError::of_command(&error)
 }
 
+/// What to do about a port of the files that does not run.
+pub(super) fn in_files_help(name: &str) -> String {
+    format!(
+        "the next reload adds it; `crosspoint port remove {name} --keep` removes it from the files"
+    )
+}
+
 /// Refuses a port that would take the host's network away, unless it has the interface already.
 fn check_interface(before: Option<&Port>, after: &Port) -> Result<(), ChangeError> {
     let PortKind::Xdp(wanted) = &after.kind else {
@@ -246,6 +258,43 @@ fn check_interface(before: Option<&Port>, after: &Port) -> Result<(), ChangeErro
 }
 
 impl Running {
+    /// Removes a port that does not run: with `keep`, its file, which would bring it back at the next reload.
+    fn remove_absent(
+        &self,
+        changing: &mut Changing,
+        remove: &PortRemove,
+    ) -> Result<ReloadAnswer, ChangeError> {
+        let name = remove.name.as_str();
+        let is_in_files = changing.in_files.contains_key(name);
+        let mut done = ReloadAnswer::default();
+        if let (true, Some(main)) = (remove.keep, self.path.as_deref()) {
+            match remove_port_file(main, changing.config.ports_dir.as_deref(), name) {
+                Ok(path) => {
+                    changing.in_files.remove(name);
+                    self.note_unkept(changing);
+                    let path = path.display();
+                    done.notes
+                        .push(format!("port {name} did not run; {path} is removed"));
+                    return Ok(done);
+                }
+                Err(KeepError::Nowhere { .. }) => {}
+                Err(KeepError::NoFolder | KeepError::InTheWay { .. }) if !is_in_files => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        let is_left = is_in_files && !remove.keep;
+        let error = format!("port {name:?} does not run, and is still in the files");
+        match (remove.if_exists, is_left) {
+            (true, true) => done.notes.push(format!("{error}: {}", in_files_help(name))),
+            (true, false) => {}
+            (false, true) => return Err(ChangeError::new(error, in_files_help(name))),
+            (false, false) => {
+                changing.config.without_port(name).map_err(of_command)?;
+            }
+        }
+        Ok(done)
+    }
+
     pub(super) fn main_file(&self) -> Result<&Path, ChangeError> {
         self.path.as_deref().ok_or(ReloadError::NoFile.into())
     }

@@ -12,6 +12,7 @@ use crosspoint_model::plan::{KeepAnswer, KeptPort, NotKept, Unkept};
 use crosspoint_model::request::ChangeError;
 use miette::Diagnostic;
 
+use super::asked::in_files_help;
 use super::{Changing, Running};
 
 /// How the switch differs from its files, as the last change left it.
@@ -32,7 +33,8 @@ impl Changing {
         self.in_files = ports.collect();
     }
 
-    /// The running ports that are in no file, or differ from their file. None if the switch has no file.
+    /// The running ports that are in no file, or differ from their file, and the ports of files that do not run. None if the
+    /// switch has no file.
     fn unkept(&self) -> BTreeMap<String, Unkept> {
         if self.loaded.is_none() {
             return BTreeMap::new();
@@ -45,7 +47,13 @@ impl Changing {
             };
             Some((port.name.clone(), unkept))
         };
-        self.config.ports.iter().filter_map(of_port).collect()
+        let mut unkept: BTreeMap<_, _> = self.config.ports.iter().filter_map(of_port).collect();
+        let absent = self
+            .in_files
+            .keys()
+            .filter(|name| self.port(name).is_none());
+        unkept.extend(absent.map(|name| (name.clone(), Unkept::NotRunning)));
+        unkept
     }
 }
 
@@ -79,7 +87,12 @@ impl Running {
             let unkept = unkept.get(&port.name)?;
             Some(format!("Port {}: {}", port.name, unkept.remark()))
         };
+        // The ports of that folder are in this text, too: who reads both finds each of them twice.
+        let note_of_folder = "\n# The ports of this folder are below. Remove them there before you use the folder again.";
+        let folder = format!("{note_of_folder}\n# ports_dir = ");
         let mut text = changing.config.to_toml(note);
+        text = text.replacen("\nports_dir = ", &folder, 1);
+        text = text.replacen("\nwatch_ports = true\n", "\n# watch_ports = true\n", 1);
         for entry in &changing.fdb_by_hand {
             text.push_str(&format!(
                 "\n# Address {}: {}\n{}",
@@ -100,6 +113,12 @@ impl Running {
         for name in changing.unkept().into_keys() {
             let mut ports = changing.config.ports.iter();
             let Some(port) = ports.find(|port| port.name == name).cloned() else {
+                answer.not_kept.push(NotKept {
+                    error: "it is in the files, and does not run".to_owned(),
+                    help: in_files_help(&name),
+                    table: String::new(),
+                    name,
+                });
                 continue;
             };
             match write_port_file(main, ports_dir.as_deref(), &port) {
