@@ -85,7 +85,7 @@ refuse "a user who may only connect guests can add ports" as nobody crosspoint-g
 expect "there is a manual page" test -s "$ROOT/usr/share/man/man1/crosspoint-run.1.gz"
 expect "each command has a manual page" test -z "$(comm -23 <(commands) <(pages))"
 # shellcheck disable=SC2016 # for the inner shell
-expect "bash completes it" inside bash -c '. /usr/share/bash-completion/completions/crosspoint && COMP_WORDS=(crosspoint sh) COMP_CWORD=1 && _crosspoint crosspoint sh crosspoint && [ "${COMPREPLY[*]}" = show ]'
+expect "bash completes it" inside bash -c '. /usr/share/bash-completion/completions/crosspoint && COMP_WORDS=(crosspoint sh) COMP_CWORD=1 COMP_TYPE=9 && _crosspoint crosspoint sh crosspoint && [ "${COMPREPLY[*]}" = show ]'
 
 # The administrator's changes.
 inside chmod 2750 /etc/crosspoint/ports.d

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use crosspoint_model::request::{Place, Request};
 
-use crate::completions::{Completions, Names};
+use crate::completions::{self, Completions};
 use crate::control::ask;
 use crate::man::ManPages;
 use crate::show::Show;
@@ -64,6 +64,7 @@ pub(crate) enum Command {
     #[command(after_long_help = help::MOVE)]
     Move {
         /// The port's name
+        #[arg(add = completions::ports())]
         port: String,
         /// The queue's number
         queue: u16,
@@ -93,8 +94,6 @@ pub(crate) enum Command {
     Show(Show),
     Top(Top),
     Completions(Completions),
-    #[command(hide = true)]
-    Names(Names),
     Man(ManPages),
 }
 
@@ -120,6 +119,7 @@ fn without_environment(command: clap::Command) -> clap::Command {
 
 /// Runs the command of this process's command line.
 pub fn run() -> ExitCode {
+    completions::answer(Cli::command);
     match parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config, host } => check::check(&config, host),
@@ -148,8 +148,7 @@ pub fn run() -> ExitCode {
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
         Command::Top(top) => top.run(),
-        Command::Completions(completions) => completions.run(Cli::command()),
-        Command::Names(names) => names.run(),
+        Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(&Cli::command()),
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crosspoint_model::request::{FdbAdd, FdbAnswer, FdbFlush, FdbRemove, Request};
 
+use crate::completions::ports;
 use crate::control;
 
 /// Forget learned addresses of a running switch, or put addresses on ports
@@ -27,7 +28,7 @@ enum Action {
         /// Only this address
         mac: Option<String>,
         /// Only addresses on this port
-        #[arg(long, value_name = "PORT")]
+        #[arg(long, value_name = "PORT", add = ports())]
         port: Option<String>,
         /// Only addresses in this VLAN; 0 for none
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
@@ -40,7 +41,7 @@ enum Action {
         /// The address
         mac: String,
         /// The port's name
-        #[arg(long, value_name = "PORT")]
+        #[arg(long, value_name = "PORT", add = ports())]
         port: String,
         /// The address's VLAN; without it, the VLAN of the port's untagged frames
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]

@@ -7,6 +7,7 @@ use crosspoint_config as config;
 use crosspoint_config::PortTable;
 use crosspoint_model::request::{PortAdd, PortRemove, PortSet, Request};
 
+use crate::completions::ports;
 use crate::{control, reload};
 
 /// Add, change or remove a port of a running switch
@@ -49,6 +50,7 @@ enum Action {
     /// removes from it: vlan.trunk+=300 vlan.trunk-=100-199
     Set {
         /// The port's name
+        #[arg(add = ports())]
         name: String,
         /// The keys, such as mac_limit=10
         #[arg(value_name = "KEY=VALUE", required = true)]
@@ -61,6 +63,7 @@ enum Action {
     /// Nothing is taken from it, and nothing is sent to it, until `port enable`. The same as `port set NAME admin=down`.
     Disable {
         /// The port's name
+        #[arg(add = ports())]
         name: String,
         #[command(flatten)]
         common: Common,
@@ -70,6 +73,7 @@ enum Action {
     /// The same as `port set NAME admin=up`.
     Enable {
         /// The port's name
+        #[arg(add = ports())]
         name: String,
         #[command(flatten)]
         common: Common,
@@ -77,6 +81,7 @@ enum Action {
     /// Remove a port
     Remove {
         /// The port's name
+        #[arg(add = ports())]
         name: String,
         /// Succeed if there is no such port
         #[arg(long)]

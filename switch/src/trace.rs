@@ -11,12 +11,14 @@ use crosspoint_model::capture::{CaptureError, TraceWanted};
 use crosspoint_model::client::Traces;
 
 use crate::capture::{complain, duration, end_by_signal, refuse};
+use crate::completions::ports;
 use crate::show::printable;
 
 /// What happens to the next frames that come in on a port, stage by stage; or to a made-up frame.
 #[derive(clap::Args)]
 pub(crate) struct Trace {
     /// The port on which the frames come in
+    #[arg(add = ports())]
     port: String,
     /// Trace this many frames
     #[arg(short, long, value_name = "N", default_value_t = 1)]

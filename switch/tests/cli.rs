@@ -1,12 +1,16 @@
-//! Tests of the command line that need neither a daemon, nor root, nor a core of their own.
+//! Tests of the command line that need neither root, nor a core of their own.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crosspoint_model::client::Client;
+use crosspoint_model::request::Request;
 use crosspoint_model::schema;
 use crosspoint_model::topic::Topic;
 use serde_json::Value;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::{Command, Output};
+use tempfile::TempDir;
 
 fn crosspoint(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crosspoint"));
@@ -20,81 +24,202 @@ fn printed(words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The completions that bash offers after the last of `words`.
-fn completed(dir: &Path, words: &[&str]) -> String {
-    let file = dir.join("crosspoint.bash");
-    fs::write(&file, printed(&["completions", "bash"])).expect("written");
-    let script = "set -eu; . \"$1\"; shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
-        name=$(complete -p crosspoint | sed -E 's/.*-F ([^ ]+).*/\\1/'); COMPREPLY=(); \
-        \"$name\" crosspoint \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\" || true; \
-        echo \"${COMPREPLY[*]}\"";
+/// The shells whose completions are tried, each with the program that prints what it offers.
+const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+
+/// What the shell offers in place of the last of `words`, sorted. `socket` is the running switch's.
+fn completed(shell: &str, socket: &Path, words: &[&str]) -> Vec<String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    // zsh wants the name with an underscore.
+    let file = dir.path().join("_crosspoint");
+    fs::write(&file, printed(&["completions", shell])).expect("written");
+    let program = Path::new(env!("CARGO_BIN_EXE_crosspoint"));
+    let bin = program.parent().expect("a folder").display();
     let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{path}", dir.display());
-    let mut bash = Command::new("bash");
-    bash.env("PATH", path);
-    bash.args(["--norc", "-c", script, "bash"])
-        .arg(&file)
-        .args(words);
-    let output = bash.output().expect("bash starts");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout)
-        .expect("text")
-        .trim()
-        .to_owned()
+    let mut command = Command::new(shell);
+    match shell {
+        "bash" => command.args(["--norc", "-c", BASH, "bash"]),
+        "zsh" => command.args(["-f", "-c", ZSH, "zsh"]),
+        _ => command.args(["--no-config", "-c", FISH]),
+    };
+    command.arg(&file).args(words);
+    command
+        .env("PATH", format!("{bin}:{path}"))
+        .env("CROSSPOINT_SOCKET", socket)
+        .env("HOME", dir.path());
+    let output = command
+        .output()
+        .unwrap_or_else(|why| panic!("{shell} does not start ({why}): apt install {shell}"));
+    assert!(output.status.success(), "{shell}: {output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    words.sort_unstable();
+    words
 }
 
-#[test]
-fn bash_completes_commands_topics_and_options() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let complete = |words: &[&str]| completed(dir.path(), words);
-    assert_eq!(complete(&["crosspoint", "sh"]), "show");
-    assert_eq!(complete(&["crosspoint", "show", "po"]), "ports port");
-    assert_eq!(complete(&["crosspoint", "show", "--wa"]), "--watch");
-    assert_eq!(complete(&["crosspoint", "completions", "z"]), "zsh");
-}
+const BASH: &str = r#"
+set -eu
+. "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9; COMPREPLY=()
+name=$(complete -p crosspoint | sed -E 's/.*-F ([^ ]+).*/\1/')
+"$name" crosspoint "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}" || true
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
 
-/// The program is found on the path, and answers with two names.
+/// An interactive zsh on a pseudo-terminal, in which the key is pressed; `compadd` prints what is offered.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+folder=${1:h}; shift
+zpty inner zsh -f -i
+zpty -w inner "PROMPT=; fpath=($folder \$fpath); autoload -Uz compinit; compinit -u -D"
+zpty -w inner "compadd() { [[ \" \$* \" = *' -'[OAD]' '* ]] && { builtin compadd \"\$@\"; return }; typeset -a hits; builtin compadd -A hits \"\$@\"; print -rl -- '<'\${^hits}'>'; builtin compadd \"\$@\" }"
+zpty -w inner "complete-once() { zle complete-word; print; print -r -- DONE }; zle -N complete-once; bindkey '^I' complete-once"
+zpty -w inner "print -r -- RE''ADY"
+while zpty -r inner line && [[ $line != READY* ]]; do :; done
+zpty -w -n inner "${(j: :)@}"$'\t'
+while zpty -r inner line; do
+    [[ $line =~ '<([^<>]*)>' ]] && print -r -- $match[1]
+    [[ $line = *DONE* ]] && break
+done
+zpty -d inner
+"#;
+
+const FISH: &str = r#"
+source $argv[1]
+complete --do-complete "$argv[2..]" | string replace --regex '\t.*' ''; or true
+"#;
+
 #[test]
-fn bash_completes_names_of_ports_where_a_port_is_named() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let program = dir.path().join("crosspoint");
-    fs::write(
-        &program,
-        "#!/bin/sh\n[ \"$1\" = names ] && printf 'web-1\\nweb-2\\ndb-1\\n'\n",
-    )
-    .expect("written");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it may be run");
-    let complete = |words: &[&str]| completed(dir.path(), words);
-    for before in [
-        &["port", "disable"][..],
-        &["port", "set"],
-        &["show", "port"],
-        &["show", "fdb", "--port"],
-        &["fdb", "flush", "--port"],
-        &["capture"],
-        &["trace"],
-        &["trace", "--count", "3"],
-        &["trace", "--count", "=", "3"],
-        &["show", "fdb", "--port", "="],
-        &["port", "disable", "--keep"],
-        &["show", "port", "--json"],
-        &["show", "--json", "ports", "--watch"],
-        &["port", "set", "--socket", "/run/other.sock"],
-    ] {
-        let words = [&["crosspoint"], before, &["web"]].concat();
-        assert_eq!(complete(&words), "web-1 web-2", "{words:?}");
+fn bash_zsh_and_fish_complete_commands_topics_and_options() {
+    let nowhere = Path::new("/nowhere/control.sock");
+    for shell in SHELLS {
+        let complete = |words: &[&str]| completed(shell, nowhere, words);
+        assert_eq!(complete(&["crosspoint", "sh"]), ["show"], "{shell}");
+        assert_eq!(
+            complete(&["crosspoint", "show", "po"]),
+            ["port", "ports"],
+            "{shell}"
+        );
+        assert_eq!(
+            complete(&["crosspoint", "show", "--wa"]),
+            ["--watch"],
+            "{shell}"
+        );
+        assert_eq!(
+            complete(&["crosspoint", "completions", "z"]),
+            ["zsh"],
+            "{shell}"
+        );
     }
-    assert_eq!(complete(&["crosspoint", "show", "web"]), "");
+}
+
+/// A running switch with three ports; it ends with the value.
+struct Daemon {
+    process: Child,
+    socket: PathBuf,
+    _dir: TempDir,
+}
+
+impl Daemon {
+    fn start() -> Daemon {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        let port = |name: &str| {
+            format!(
+                "[[port]]\nname = {name:?}\ntype = \"vhost\"\nsocket = {:?}\n",
+                path(name)
+            )
+        };
+        let ports = ["web-1", "web-2", "db-1"].map(port).concat();
+        let socket = path("control.sock");
+        let text = format!(
+            "version = 1\n[metrics]\nlisten = \"off\"\n[control]\nsocket = {socket:?}\n{ports}"
+        );
+        let file = path("switch.toml");
+        fs::write(&file, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crosspoint"));
+        let command = command.args(["run", "--config"]).arg(&file);
+        let process = command.stderr(Stdio::null()).spawn().expect("it starts");
+        let daemon = Daemon {
+            process,
+            socket,
+            _dir: dir,
+        };
+        let start = Instant::now();
+        while daemon.ports() != 3 {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "it does not answer"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        daemon
+    }
+
+    /// The number of ports that it shows.
+    fn ports(&self) -> usize {
+        let answer = Client::new(&self.socket).request(&Request::Show(Topic::Ports));
+        answer.map_or(0, |ports: Vec<Value>| ports.len())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn bash_zsh_and_fish_complete_names_of_ports_where_a_port_is_named() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket.to_str().expect("a plain path");
+    // Bash takes --port=web apart.
+    let apart = ["crosspoint", "show", "fdb", "--port", "=", "web"];
     assert_eq!(
-        complete(&["crosspoint", "port", "disable", "--ke"]),
-        "--keep"
+        completed("bash", &daemon.socket, &apart),
+        ["web-1", "web-2"]
     );
+    for shell in SHELLS {
+        let complete = |words: &[&str]| completed(shell, &daemon.socket, words);
+        for before in [
+            &["port", "disable"][..],
+            &["port", "set"],
+            &["port", "remove"],
+            &["show", "port"],
+            &["show", "ports"],
+            &["show", "fdb", "--port"],
+            &["fdb", "flush", "--port"],
+            &["fdb", "add", "52:54:00:00:00:01", "--port"],
+            &["capture"],
+            &["trace"],
+            &["trace", "--count", "3"],
+            &["port", "disable", "--keep"],
+            &["show", "port", "--json"],
+            &["show", "--json", "ports"],
+            &["port", "set", "--socket", socket],
+            &["move"],
+        ] {
+            let words = [&["crosspoint"], before, &["web"]].concat();
+            assert_eq!(complete(&words), ["web-1", "web-2"], "{shell}: {words:?}");
+        }
+        let nothing: [&str; 0] = [];
+        assert_eq!(complete(&["crosspoint", "show", "web"]), nothing, "{shell}");
+        assert_eq!(
+            complete(&["crosspoint", "show", "fdb", "web"]),
+            nothing,
+            "{shell}"
+        );
+        let option = complete(&["crosspoint", "port", "disable", "--ke"]);
+        assert_eq!(option, ["--keep"], "{shell}");
+    }
 }
 
 #[test]
 fn every_shell_has_completions() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        assert!(printed(&["completions", shell]).contains("show"), "{shell}");
+        let script = printed(&["completions", shell]);
+        assert!(script.contains("CROSSPOINT_COMPLETE"), "{shell}: {script}");
     }
 }
 

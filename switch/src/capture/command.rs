@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::capture::pcapng::Writer;
+use crate::completions::ports;
 use crate::control;
 
 /// The exit status after a second interrupt: 128 plus the signal's number.
@@ -26,7 +27,7 @@ const INTERRUPTED: i32 = 130;
 #[derive(clap::Args)]
 pub(crate) struct Capture {
     /// The port, and the queue if only one is wanted; `any` or nothing for all ports
-    #[arg(value_name = "PORT[:QUEUE]")]
+    #[arg(value_name = "PORT[:QUEUE]", add = ports())]
     place: Option<String>,
     /// Only frames that match this filter, in tcpdump's syntax: `tcp port 80 and host 10.0.0.1`
     #[arg(value_name = "EXPRESSION")]

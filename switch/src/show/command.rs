@@ -12,6 +12,7 @@ use crosspoint_model::topic::Topic;
 use miette::Diagnostic;
 use serde_json::Value;
 
+use crate::completions::{ports, ports_to_show};
 use crate::show::format::time_of_day;
 use crate::show::{Choice, FdbChoice, Misshapen, SortBy, Watch, part_of_mac};
 use crate::{control, help, show};
@@ -28,7 +29,7 @@ pub(crate) struct Show {
     what: Subject,
     /// With `port`: the port's name; with `ports`: a pattern of names, such as 'web-*'; with `fdb`: an address or a part of
     /// one
-    #[arg(required_if_eq("what", "port"))]
+    #[arg(required_if_eq("what", "port"), add = ports_to_show())]
     name: Option<String>,
     /// With `ports`: the column to sort by; numbers have the largest first
     #[arg(long, value_name = "COLUMN", ignore_case = true)]
@@ -37,7 +38,7 @@ pub(crate) struct Show {
     #[arg(long)]
     detail: bool,
     /// With `fdb`: only addresses on this port
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", add = ports())]
     port: Option<String>,
     /// With `fdb`: only addresses in this VLAN; 0 for none
     #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
