@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 BACK, PANEL, TEXT, DIM = "#f4f5f5", "#ffffff", "#24292e", "#6e7680"
 LINES = ["#56a64b", "#f2cc0c", "#3274d9", "#ff780a", "#e02f44", "#8f3bb8", "#5794f2", "#b877d9", "#705da0", "#37872d"]
 # Names of the lines below a graph.
-LEGEND_MAX = 4
+LEGEND_MAX = 3
 # Size of a column and of a row of Grafana's grid, in inches.
 COLUMN, ROW = 0.54, 0.34
 
@@ -93,11 +93,13 @@ def draw_graph(axes, address, panel, seconds):
         axes.plot(times, values, color=LINES[number % len(LINES)], linewidth=1)
     if not lines:
         axes.text(0.5, 0.5, "No data", ha="center", va="center", transform=axes.transAxes, color=DIM, fontsize=8)
+        axes.set_xticks([])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=None if lines and any(any(values) for _, _, values in lines) else 1)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: shown(value, unit)))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))
+    if lines:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+        axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))
     axes.tick_params(colors=DIM, labelsize=5.5, length=0)
     axes.grid(color="#e4e7e7", linewidth=0.5)
     for side in axes.spines.values():
@@ -158,7 +160,7 @@ def draw(address, board, path, seconds):
         x, y, w, h = (panel["gridPos"][key] for key in "xywh")
         left, right = x * COLUMN + 0.05, (x + w) * COLUMN - 0.05
         upper, lower = height - top - y * ROW - 0.04, height - top - (y + h) * ROW + 0.04
-        box = pyplot.Rectangle((left / width, lower / height), (right - left) / width, (upper - lower) / height, facecolor=PANEL, edgecolor="#dcdfdf", transform=figure.transFigure)
+        box = pyplot.Rectangle((left / width, lower / height), (right - left) / width, (upper - lower) / height, facecolor=PANEL, edgecolor="#dcdfdf", transform=figure.transFigure, zorder=-1)
         figure.add_artist(box)
         figure.text((left + 0.1) / width, (upper - 0.14) / height, panel["title"], fontsize=7.5, color=TEXT, va="center", weight="bold")
         # Room for the axis at the left, for the legend below.

@@ -20,7 +20,7 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 mkdir -p "$IMAGES"
 # Of the guest's port, and of two more.
-export CROSSPOINT_SCRAPE_MORE='limit = { out = { rate = "2Gbit/s" } }
+export CROSSPOINT_SCRAPE_MORE='limit = { out = { rate = "500Mbit/s" } }
 [[port]]
 name = "web-2"
 type = "vhost"
