@@ -13,7 +13,7 @@
 # Several peers, with commas, take their turns; a line "PEER ADDRESS" goes before each.
 #
 # The checksum services: to 5001 the client sends the length in bytes as a decimal line, then that many bytes; the service answers
-# with the SHA-256 of what it got, in hexadecimal, as one line. The length goes first so that nobody depends on a half-closed
+# with the SHA-256 of what it got, in hexadecimal, as one line. The length goes first so that no side depends on a half-closed
 # connection. To 5002 it sends the length alone; the answer is the line with the SHA-256, and then the bytes.
 #
 # Environment: SECS (each iperf3 run), STREAMS, BLOB_MIB, WAIT_S (for the first ping reply).

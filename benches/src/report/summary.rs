@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_without_a_lower_bound_shows_nobodys_cycles() {
+    fn a_goal_without_a_lower_bound_shows_no_cycles() {
         let mut results = made_up();
         results.measurements.truncate(1);
         let search = results.measurements[0].search.as_mut().unwrap();

@@ -150,7 +150,7 @@ fn a_queue_that_somebody_else_has_is_taken_once_it_is_free() {
 }
 
 #[test]
-fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
+fn an_mtu_beyond_one_buffer_opens_the_port_again_and_frames_go_on() {
     enter_new_namespace();
     wire("up0", 1);
     wire("up1", 1);

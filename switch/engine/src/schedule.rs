@@ -184,7 +184,7 @@ mod tests {
             note_nic_user(port, tx);
         };
         use_nic(&mut tx, 0, 7);
-        assert!(tx.nic_users.is_empty(), "nobody competes");
+        assert!(tx.nic_users.is_empty(), "no queue competes");
         tx.shares.begin(0);
         tx.shares.charge(Account::From(9), 1, 1, 0);
         tx.shares.want(Account::From(9), 0);

@@ -31,7 +31,7 @@ const BURST_QUANTA_MAX: u64 = 8;
 /// burst, so that a single earlier burst causes no drop.
 const TO_QUANTA: u64 = 16;
 /// The horizon while no port competes.
-const NOBODY: u64 = u64::MAX;
+const NO_ONE: u64 = u64::MAX;
 
 /// Key of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,7 +87,7 @@ impl Shares {
             quantum: quantum.max(1),
             served: vec![Served::default(); 2 * MAX_PORTS].into(),
             competing: Vec::with_capacity(2 * MAX_PORTS),
-            horizon: NOBODY,
+            horizon: NO_ONE,
             floor: 0,
             ceiling: 0,
             begun: 0,
@@ -99,7 +99,7 @@ impl Shares {
     #[inline(always)]
     pub fn begin(&mut self, now: u64) {
         if self.competing.is_empty() {
-            self.horizon = NOBODY;
+            self.horizon = NO_ONE;
             self.floor = self.ceiling;
         } else {
             self.find_horizon(now);
@@ -128,7 +128,7 @@ impl Shares {
             ceiling,
             ..
         } = self;
-        let mut least = NOBODY;
+        let mut least = NO_ONE;
         self.competing.retain(|index| {
             let Some(account) = served.get_mut(usize::from(*index)) else {
                 return false;
@@ -144,7 +144,7 @@ impl Shares {
         });
         self.horizon = least;
         self.floor = match least {
-            NOBODY => self.ceiling,
+            NO_ONE => self.ceiling,
             least => self.floor.max(least),
         };
     }
@@ -152,7 +152,7 @@ impl Shares {
     /// Returns whether any port wants more than it got.
     #[inline(always)]
     pub fn is_contended(&self) -> bool {
-        self.horizon != NOBODY
+        self.horizon != NO_ONE
     }
 
     /// Returns whether an account is so far ahead that it waits for the others.

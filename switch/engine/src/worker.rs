@@ -689,7 +689,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn naps_grow_to_their_limit_while_nothing_comes_and_begin_anew_after_work() {
+    fn naps_grow_to_their_limit_while_nothing_comes_and_start_over_after_work() {
         let mut nap = Nap::default();
         let naps: Vec<u128> = (0..7).map(|_| nap.next(0).as_micros()).collect();
         assert_eq!(naps, [50, 100, 200, 400, 800, 1000, 1000]);

@@ -324,7 +324,7 @@ impl Window {
 
     /// Size in bytes.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "no caller asks")]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -289,7 +289,7 @@ mod tests {
     /// A front end may truncate its file at any time: from then on reads return zeroes, writes are discarded, the
     /// process lives, and the mapping reports the loss.
     #[test]
-    fn a_file_cut_short_under_its_mapping_kills_nobody() {
+    fn a_file_cut_short_under_its_mapping_kills_no_process() {
         let file = memfd(0x4000);
         let (mapping, other) = (
             Mapping::new(&file, 0x1000, 0x3000).unwrap(),

@@ -74,7 +74,7 @@ mod tests {
 
     /// Types that not every kernel has; the others are tested with real interfaces.
     #[test]
-    fn what_has_no_addresses_of_its_own_reaches_nobody() {
+    fn what_has_no_addresses_of_its_own_reaches_no_host() {
         let ipvlan = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::IpVlan)]);
         assert_eq!(of(&ipvlan), Reach::None("an ipvlan"));
         let tunnel = message(

@@ -74,29 +74,29 @@ fn worker_cores(subject: &Subject<'_>) -> Option<Finding> {
     let allowed: Cpus = subject.host.affinity.iter().copied().collect();
     let absent = &subject.absent;
     let refused = subject.cores.without(&allowed);
-    let report = |severity, found: String, cost: &str, mend: &str| {
-        WORKER_CORES.finding(severity, "host", found, cost, vec![mend.to_owned()])
+    let report = |severity, found: String, cost: &str, fix: &str| {
+        WORKER_CORES.finding(severity, "host", found, cost, vec![fix.to_owned()])
     };
     let does_not_start = "The daemon does not start.";
     Some(if !absent.is_empty() {
         let (found, online) = (format!("not online: {}", absent.named()), &subject.online);
-        let mend = format!("# choose [workers] cores from {online}");
-        report(Severity::Error, found, does_not_start, &mend)
+        let fix = format!("# choose [workers] cores from {online}");
+        report(Severity::Error, found, does_not_start, &fix)
     } else if !refused.is_empty() {
         let found = format!("this process may not use {}", refused.named());
-        let mend = "# its affinity: CPUAffinity=, taskset, cpuset";
-        report(Severity::Error, found, does_not_start, mend)
+        let fix = "# its affinity: CPUAffinity=, taskset, cpuset";
+        report(Severity::Error, found, does_not_start, fix)
     } else if config.workers.cores == Cores::Auto && allowed.len() < 2 {
         let found = "this process may use one core, which the worker gets".to_owned();
         let cost = "The worker shares it with all other threads, and stalls.";
-        let mend = "# give the process more cores: CPUAffinity=, taskset, cpuset";
-        report(Severity::Warning, found, cost, mend)
+        let fix = "# give the process more cores: CPUAffinity=, taskset, cpuset";
+        report(Severity::Warning, found, cost, fix)
     } else if subject.others().is_empty() {
         let found = format!("workers have all cores, {}", subject.cores);
         let cost =
             "Guests, interrupts and the daemon's other threads run on them too: workers stall.";
-        let mend = "# leave a core out of [workers] cores";
-        report(Severity::Warning, found, cost, mend)
+        let fix = "# leave a core out of [workers] cores";
+        report(Severity::Warning, found, cost, fix)
     } else {
         WORKER_CORES.ok("host", format!("workers have {}", subject.cores.named()))
     })

@@ -73,7 +73,7 @@ impl Check {
         subject: &str,
         found: impl Into<String>,
         cost: &str,
-        mend: Vec<String>,
+        fix: Vec<String>,
     ) -> Finding {
         Finding {
             id: self.id,
@@ -81,7 +81,7 @@ impl Check {
             subject: subject.to_owned(),
             found: found.into(),
             cost: cost.to_owned(),
-            mend,
+            fix,
         }
     }
 }
@@ -100,7 +100,8 @@ pub struct Finding {
     /// What that costs. Empty for [`Severity::Ok`].
     pub cost: String,
     /// The commands that fix it, in order. A line that begins with `#` describes a step that no command can do.
-    pub mend: Vec<String>,
+    #[serde(rename = "mend")]
+    pub fix: Vec<String>,
 }
 
 /// All findings.
@@ -173,7 +174,7 @@ impl Finding {
             let label = if index == 0 { "costs  " } else { "       " };
             push(text, &format!("{:indent$}{label}{line}", ""));
         }
-        for (index, line) in self.mend.iter().enumerate() {
+        for (index, line) in self.fix.iter().enumerate() {
             let label = if index == 0 { "fix    " } else { "       " };
             push(text, &format!("{:indent$}{label}{line}", ""));
         }

@@ -72,8 +72,8 @@ fn group_of(host: &Host, service: &Service, guest: &VhostPort) -> Option<Group> 
     })
 }
 
-fn warn(found: String, cost: &str, mend: Vec<String>) -> Option<Finding> {
-    Some(GROUP.finding(Severity::Warning, "host", found, cost, mend))
+fn warn(found: String, cost: &str, fix: Vec<String>) -> Option<Finding> {
+    Some(GROUP.finding(Severity::Warning, "host", found, cost, fix))
 }
 
 /// `None`: this host does not have the group of a `socket_group`, which another check reports.

@@ -102,8 +102,8 @@ fn driver(subject: &Subject<'_>, nic: &Nic) -> String {
 fn state(subject: &Subject<'_>, nic: &Nic) -> Finding {
     let waits = "The port waits for it; frames for it are dropped (port_down).";
     let name = &nic.name;
-    let warn = |found: String, mend: String| {
-        INTERFACE.finding(Severity::Warning, name, found, waits, vec![mend])
+    let warn = |found: String, fix: String| {
+        INTERFACE.finding(Severity::Warning, name, found, waits, vec![fix])
     };
     let driver = driver(subject, nic);
     match &nic.interface {
@@ -133,7 +133,7 @@ fn host_use(nic: &Nic, port: &XdpPort) -> Option<Finding> {
             "As a port it gives its frames to the switch: the host receives nothing more through it."
         }
     };
-    let mend = vec![
+    let fix = vec![
         format!("ip address show {name}; ip route show dev {name}"),
         "# make another interface the port; or move addresses and routes to one that is no port"
             .to_owned(),
@@ -142,7 +142,7 @@ fn host_use(nic: &Nic, port: &XdpPort) -> Option<Finding> {
         true => Severity::Note,
         false => Severity::Error,
     };
-    Some(HOST_USE.finding(severity, name, used, cost, mend))
+    Some(HOST_USE.finding(severity, name, used, cost, fix))
 }
 
 fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
@@ -288,7 +288,7 @@ fn program(subject: &Subject<'_>, nic: &Nic) -> Finding {
     let Some(id) = nic.program else {
         return PROGRAM.ok(name, "no XDP program is attached");
     };
-    let (found, mend) = match holder(subject, id) {
+    let (found, fix) = match holder(subject, id) {
         Some((pid, process)) if process == "crosspoint" => {
             let found = format!("the XDP program belongs to crosspoint, process {pid}");
             return PROGRAM.ok(name, found);
@@ -308,7 +308,7 @@ fn program(subject: &Subject<'_>, nic: &Nic) -> Finding {
         ),
     };
     let cost = "The port waits until it is gone; frames for it are dropped (port_down).";
-    PROGRAM.finding(Severity::Error, name, found, cost, mend)
+    PROGRAM.finding(Severity::Error, name, found, cost, fix)
 }
 
 fn mtu(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPort) -> Option<Finding> {
@@ -360,13 +360,13 @@ fn queues(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPor
     let name = &nic.name;
     let count = port.channels.unwrap_or(interface.rx_queues);
     let max = nic.channels.map(|channels| channels.max());
-    let refuse = |found: String, mend: String| {
+    let refuse = |found: String, fix: String| {
         QUEUES.finding(
             Severity::Error,
             name,
             found,
             "The port does not open.",
-            vec![mend],
+            vec![fix],
         )
     };
     if let (Some(max), Some(wanted)) = (max, port.channels)
@@ -398,7 +398,7 @@ fn queues(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPor
     if subject.config.is_none() || taken >= workers {
         return QUEUES.ok(name, format!("{queues} for {}", counted(workers, "worker")));
     }
-    let mend = match max {
+    let fix = match max {
         Some(max) if u64::from(max) >= workers => format!("# channels = {workers}"),
         Some(max) => format!("# it can have {max} at most: fewer workers, or another NIC"),
         None => "# its driver does not report how many it can have".to_owned(),
@@ -408,7 +408,7 @@ fn queues(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPor
         name,
         format!("{queues} for {}", counted(workers, "worker")),
         "The workers without a queue hand frames for it to those that have one, and receive none.",
-        vec![mend],
+        vec![fix],
     )
 }
 

@@ -85,10 +85,10 @@ fn versions(subject: &Subject<'_>) -> Vec<Finding> {
     let lacking: Vec<Finding> = lacking
         .map(|((major, minor), severity, cost)| {
             let found = format!("{found} is older than {major}.{minor}");
-            let mend = vec![format!(
+            let fix = vec![format!(
                 "# boot Linux {major}.{minor} or later, or one that has this backported"
             )];
-            KERNEL.finding(*severity, "host", found, cost, mend)
+            KERNEL.finding(*severity, "host", found, cost, fix)
         })
         .collect();
     match lacking.is_empty() {

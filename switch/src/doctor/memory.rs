@@ -99,7 +99,7 @@ fn huge_pages(subject: &Subject<'_>) -> Finding {
     let needed = bytes.div_ceil(PACKET_PAGE_KB << 10);
     let packets = pools.iter().find(|pool| pool.page_kb == PACKET_PAGE_KB);
     let free = packets.map_or(0, |pool| pool.free);
-    let mend = |count: u64| {
+    let fix = |count: u64| {
         let more = packets.map_or(0, |pool| pool.reserved) + count;
         vec![format!("sysctl -w vm.nr_hugepages={more}")]
     };
@@ -108,7 +108,7 @@ fn huge_pages(subject: &Subject<'_>) -> Finding {
     if free < needed {
         let found = format!("ports need {needed} of 2 MiB, and {free} are free");
         let cost = "Ports with `huge_pages = \"reserved\"` do not open.";
-        return HUGE_PAGES.finding(Severity::Error, "host", found, cost, mend(needed - free));
+        return HUGE_PAGES.finding(Severity::Error, "host", found, cost, fix(needed - free));
     }
     match texts.is_empty() {
         false => HUGE_PAGES.ok("host", texts.join("; ")),
@@ -118,7 +118,7 @@ fn huge_pages(subject: &Subject<'_>) -> Finding {
             "none are reserved",
             "Guest memory is in ordinary pages: copying frames misses the TLB more often. \
              1024 pages of 2 MiB hold 2 GiB of guests.",
-            mend(1024),
+            fix(1024),
         ),
     }
 }

@@ -87,7 +87,7 @@ impl Wrong {
 
     fn finding(self, paths: &[String]) -> Finding {
         let shown = paths.join(", ");
-        let (severity, found, cost, mend) = match self {
+        let (severity, found, cost, fix) = match self {
             Wrong::NoSocket => (
                 Severity::Error,
                 format!("{shown}: the file there is not a socket"),
@@ -116,7 +116,7 @@ impl Wrong {
                 vec!["systemctl start crosspoint".to_owned()],
             ),
         };
-        OWN.finding(severity, "host", found, cost, mend)
+        OWN.finding(severity, "host", found, cost, fix)
     }
 }
 

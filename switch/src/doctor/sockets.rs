@@ -213,6 +213,6 @@ fn unfit_umask(shown: &str, found: String, umask: Umask) -> Finding {
         Connect::Everybody => "Any user that may enter the folder can be a port's guest.",
         _ => "Front ends of users other than the daemon's and root are refused.",
     };
-    let mend = service::drop_in("umask", "UMask=0007");
-    FOLDER.finding(Severity::Warning, shown, found, cost, mend)
+    let fix = service::drop_in("umask", "UMask=0007");
+    FOLDER.finding(Severity::Warning, shown, found, cost, fix)
 }

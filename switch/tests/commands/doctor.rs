@@ -64,7 +64,7 @@ fn each_check_finds_what_it_looks_for_and_no_other_does() {
         );
         for finding in found {
             assert!(!finding.cost.is_empty(), "{}: what it costs", finding.id);
-            assert!(!finding.mend.is_empty(), "{}: what mends it", finding.id);
+            assert!(!finding.fix.is_empty(), "{}: what fixes it", finding.id);
         }
         must_be_legible(&report);
         met.extend(wound.ids);
@@ -82,9 +82,9 @@ fn each_check_finds_what_it_looks_for_and_no_other_does() {
 /// Eighty columns, except for commands, which are never broken; and colour only on request.
 fn must_be_legible(report: &Report) {
     let text = report.text(false);
-    let mends: Vec<&String> = report.findings.iter().flat_map(|one| &one.mend).collect();
+    let fixes: Vec<&String> = report.findings.iter().flat_map(|one| &one.fix).collect();
     for line in text.lines() {
-        let is_command = mends.iter().any(|mend| line.ends_with(mend.as_str()));
+        let is_command = fixes.iter().any(|fix| line.ends_with(fix.as_str()));
         assert!(is_command || line.chars().count() <= 80, "{line}");
         assert!(!line.contains('\x1b'), "{line:?}");
     }
@@ -121,7 +121,7 @@ fn each_severity_has_an_exit_status_that_no_failure_has() {
 }
 
 #[test]
-fn a_program_of_another_crosspoint_is_no_obstacle_and_one_that_nobody_holds_is() {
+fn a_program_of_another_crosspoint_is_no_obstacle_and_one_that_no_process_holds_is() {
     let mut patient = Patient::fit();
     patient.attach_program("crosspoint");
     assert_eq!(patient.examine().worst(), Severity::Ok);
@@ -132,7 +132,7 @@ fn a_program_of_another_crosspoint_is_no_obstacle_and_one_that_nobody_holds_is()
     assert_eq!(found.len(), 1, "{}", report.text(false));
     assert!(
         found[0]
-            .mend
+            .fix
             .iter()
             .any(|line| line == "ip link set dev up0 xdp off")
     );

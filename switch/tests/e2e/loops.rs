@@ -61,7 +61,7 @@ fn a_spanning_tree_sees_a_loop_through_ports_that_forward_it() {
 }
 
 #[test]
-fn a_loop_that_nobody_sees_is_told_of_until_it_is_over() {
+fn a_loop_that_no_protocol_sees_is_told_of_until_it_is_over() {
     let lab = Lab::new(s(60));
     let (n, a) = (Host::new(&lab, "n", 1), Host::new(&lab, "a", 2));
     let second = network(&n, false);

@@ -6,7 +6,7 @@ use crate::harness::{
 };
 
 #[test]
-fn two_hosts_reach_each_other_and_nobody_runs_ethtool() {
+fn two_hosts_reach_each_other_without_ethtool() {
     let lab = Lab::new(s(60));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
     let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
@@ -81,7 +81,7 @@ fn frames_of_9000_bytes_cross_and_where_they_do_not_fit_they_are_counted() {
     let line = format!("ping -M do -c 3 -i 0.01 -W 1 -s 8972 {}", c.address);
     assert!(
         !run(lab.dir(), &a.command(&line), s(10)).0.success(),
-        "nobody fragments it"
+        "no router fragments it"
     );
     let ledger = switch.ledger();
     assert_eq!(long(&ledger), before + 3, "{ledger}");

@@ -34,7 +34,7 @@ fn counted(metrics: &Metrics, port: &str) -> BTreeMap<String, u64> {
 
 /// For every kind of change that reopens ports: a guest's with more queues and with fewer, and an uplink's.
 #[test]
-fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
+fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_again() {
     let lab = Lab::new(s(120));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
     let ports = [xdp("a", &a), xdp("b", &b), guest(&lab, "web")];

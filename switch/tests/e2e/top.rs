@@ -177,7 +177,7 @@ fn batches(lab: &Lab, _pings: &Process) {
 /// The daemon is killed, and another started: the screen shows this, and continues by itself.
 fn restarts(lab: &Lab, tmux: &Tmux<'_>, switch: Switch<'_>, ports: &[String]) {
     switch.kill();
-    tmux.wait("that nobody answers", |screen| {
+    tmux.wait("that there is no answer", |screen| {
         screen.contains("trying again")
     });
     let switch = Switch::start(lab, &[1], ports);

@@ -55,7 +55,7 @@ mod loom_tests {
                 || avail.load(Ordering::Acquire) == 1,
             );
             let kicked = driver.join().unwrap();
-            assert!(found || kicked, "asleep, with work, and nobody kicks");
+            assert!(found || kicked, "asleep, with work, and no kick comes");
         });
     }
 

@@ -19,7 +19,7 @@ fn a_driver_that_keeps_the_rules_is_never_at_fault() {
         let worker = thread::spawn({
             let (ring, used) = (ring.clone(), used.clone());
             move || {
-                let run = ring.try_reserve(0, 0, 1).expect("nobody else reserves");
+                let run = ring.try_reserve(0, 0, 1).expect("no other worker reserves");
                 ring.publish(0, run, &used);
             }
         });

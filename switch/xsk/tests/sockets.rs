@@ -85,7 +85,7 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
 /// A guest chooses the place of its checksum. For a place beyond a frame's first piece, the kernel would stop sending for
 /// all ports.
 #[test]
-fn a_checksum_beyond_the_first_piece_of_a_frame_is_finished_and_stops_nobody() {
+fn a_checksum_beyond_the_first_piece_of_a_frame_is_finished_and_stops_no_other_frame() {
     wire::make(1, 9000);
     let (mut left, mut right) = (End::open("left", 1, 9000), End::open("right", 1, 9000));
     for start in [14, 3000, 3840, 4029, 4031, 4032, 5000, 8990] {

@@ -211,7 +211,7 @@ fn each_bad_file_is_told_of_and_none_hides_the_mistakes_of_another() {
                 "unknown key `workers` at the top level of a file of `ports_dir`"
             ),
         ],
-        "that up9 is nobody cannot be said while files cannot be read"
+        "that up9 does not exist cannot be said while files cannot be read"
     );
     assert_eq!(error.to_string(), "7 problems in 7 files");
     assert!(

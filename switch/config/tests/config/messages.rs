@@ -66,7 +66,7 @@ mistakes! {
     access_to_a_socket_of_the_front_end: GUEST, "role = \"client\"\nsocket_mode = \"0660\"\nsocket_group = \"kvm\"\n";
     mac_of_five_bytes: GUEST, "mac = \"52:54:00:12:34\"\n";
     mac_of_a_group: GUEST, "mac = \"53:54:00:12:34:56\"\n";
-    mac_of_nobody: GUEST, "mac = \"00:00:00:00:00:00\"\n";
+    mac_of_no_station: GUEST, "mac = \"00:00:00:00:00:00\"\n";
     mtu_too_small: GUEST, "mtu = 67\n";
     mac_of_an_uplink: UPLINK, "mac = \"52:54:00:12:34:56\"\n";
     mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
@@ -176,7 +176,7 @@ mistakes! {
     // Guests' own queues.
     direct_without_queue: GUEST, "direct = { uplink = \"up0\" }\n";
     direct_misspelt: GUEST, "direct = { uplnk = \"up0\", queue = 3 }\n";
-    direct_to_nobody: GUEST, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_to_no_port: GUEST, "direct = { uplink = \"up0\", queue = 3 }\n";
     direct_to_a_guest: GUEST, "direct = { uplink = \"web-1\", queue = 3 }\n";
     direct_on_an_uplink: UPLINK, "direct = { uplink = \"up0\", queue = 3 }\n";
     direct_to_a_queue_that_is_taken: UPLINK, "queues = [2, 3]\n", WEB_2, "direct = { uplink = \"up0\", queue = 3 }\n";

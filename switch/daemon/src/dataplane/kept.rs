@@ -84,7 +84,11 @@ impl Kept {
             true => Arc::new(kept.counters.with_queues(workers, queues)),
             false => kept.counters,
         };
-        (counters, Arc::new(kept.quota.anew(mac_limit)), kept.before)
+        (
+            counters,
+            Arc::new(kept.quota.with_limit(mac_limit)),
+            kept.before,
+        )
     }
 }
 

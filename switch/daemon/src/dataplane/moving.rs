@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn who_floods_the_same_handover_keeps_nobody_waiting() {
+    fn who_floods_the_same_handover_keeps_no_other_waiting() {
         let taken = |pushed, taken| are_taken(&[(1, 40)], 0, &[vec![remote(1, pushed, taken)]]);
         assert!(!taken(40, 0) && !taken(1000, 39));
         // The handoff is never empty.

@@ -203,7 +203,8 @@ mod tests {
 
     /// Notifications of a separate process, which gets its settings in the environment.
     #[test]
-    fn the_service_manager_is_told_how_the_switch_is_and_of_life_only_while_workers_come_round() {
+    fn the_service_manager_is_told_how_the_switch_is_and_of_life_only_while_workers_make_progress()
+    {
         if std::env::var_os(SERVICE).is_some() {
             return be_the_service();
         }
@@ -213,7 +214,7 @@ mod tests {
         socket
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("a time");
-        let this = "service::notify::tests::the_service_manager_is_told_how_the_switch_is_and_of_life_only_while_workers_come_round";
+        let this = "service::notify::tests::the_service_manager_is_told_how_the_switch_is_and_of_life_only_while_workers_make_progress";
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args([this, "--exact", "--nocapture"])
             .env(SERVICE, "yes")

@@ -34,7 +34,7 @@ impl Configured {
     fn become_(&self, wanted: Config, keep: bool) -> Result<ReloadAnswer, ChangeError> {
         assert!(!self.is_busy.swap(true, Ordering::SeqCst), "two at once");
         std::thread::sleep(Duration::from_millis(20));
-        let mut config = self.config.lock().expect("nobody panics");
+        let mut config = self.config.lock().expect("no thread panics");
         let answer = ReloadAnswer {
             plan: PlanAnswer::from(&Plan::between(&config, &wanted)),
             failed: match keep {
@@ -52,7 +52,7 @@ impl Configured {
     }
 
     fn config(&self) -> Config {
-        self.config.lock().expect("nobody panics").clone()
+        self.config.lock().expect("no thread panics").clone()
     }
 }
 
@@ -70,7 +70,7 @@ impl Source for Configured {
     }
 
     fn plan(&self, config: Option<&Path>) -> Result<PlanAnswer, ChangeError> {
-        *self.asked.lock().expect("nobody panics") = format!("{config:?}");
+        *self.asked.lock().expect("no thread panics") = format!("{config:?}");
         Ok(PlanAnswer::default())
     }
 
@@ -137,11 +137,11 @@ fn ports_are_added_changed_and_removed() {
     assert_eq!(ask(remove)["ok"]["failed"][0]["what"], "keep");
     ask(json!({"plan": {"config": "/etc/new.toml"}}));
     assert_eq!(
-        *source.asked.lock().expect("nobody panics"),
+        *source.asked.lock().expect("no thread panics"),
         "Some(\"/etc/new.toml\")"
     );
     ask(json!({"plan": {}}));
-    assert_eq!(*source.asked.lock().expect("nobody panics"), "None");
+    assert_eq!(*source.asked.lock().expect("no thread panics"), "None");
     for wrong in [
         json!({"plan": {"file": "/x"}}),
         json!({"reload": {"now": true}}),

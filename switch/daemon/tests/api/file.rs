@@ -45,7 +45,7 @@ fn the_socket_of_a_dead_process_is_replaced() {
     let path = socket(directory.path());
     drop(UnixListener::bind(&path).expect("nothing is in the way"));
     assert!(path.exists());
-    let _server = start(&path).expect("nobody answers there");
+    let _server = start(&path).expect("no process answers there");
     assert!(answers(&path));
 }
 
@@ -66,7 +66,7 @@ fn the_socket_of_a_living_process_is_not_taken() {
     );
     assert!(answers(&path), "the first is still there");
     server.stop();
-    start(&path).expect("nobody answers any more");
+    start(&path).expect("no process answers any more");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_lock_on_the_directory_that_is_never_released_is_an_error_in_time() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let lock = fs::File::open(directory.path()).expect("it is there");
     let exclusive = rustix::fs::FlockOperation::LockExclusive;
-    rustix::fs::flock(&lock, exclusive).expect("nobody else locks it");
+    rustix::fs::flock(&lock, exclusive).expect("no other process locks it");
     let begin = Instant::now();
     let error = start(&socket(directory.path())).expect_err("it is locked");
     assert!(error.to_string().starts_with("cannot lock "), "{error}");

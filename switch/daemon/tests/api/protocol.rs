@@ -111,7 +111,7 @@ fn a_stream_is_moved_or_the_answer_says_why_not() {
         error.to_string(),
         "crosspoint refuses: no port is named \"web\""
     );
-    let error = ask(place("web-1", 7)).expect_err("nobody polls it");
+    let error = ask(place("web-1", 7)).expect_err("no worker polls it");
     let help = error.help().expect("there is help").to_string();
     assert!(help.contains("show workers"), "{help}");
 }
@@ -158,7 +158,7 @@ impl Source for Slow {
 
     fn move_stream(&self, _: &str, _: u16, _: usize) -> Result<(), MoveError> {
         self.begun.send(()).expect("somebody waits for it");
-        let _ = self.end.lock().expect("nobody panics").recv();
+        let _ = self.end.lock().expect("no thread panics").recv();
         Ok(())
     }
 }
@@ -293,7 +293,7 @@ fn the_largest_table_of_addresses_is_answered() {
 fn a_socket_that_is_missing_or_dead_raises_the_question_whether_crosspoint_runs() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = socket(directory.path());
-    let ask = || request(&path, &Request::Show(Topic::Ports)).expect_err("nobody is there");
+    let ask = || request(&path, &Request::Show(Topic::Ports)).expect_err("no process is there");
     let missing = ask();
     assert!(matches!(missing, ClientError::Missing { .. }), "{missing}");
     drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is in the way"));

@@ -40,8 +40,8 @@ fn odd_ones() -> Vec<Odd> {
     vec![
         ("the reading end of a pipe", read, Some(w)),
         ("the writing end of a pipe", write, Some(r)),
-        ("a pipe that nobody writes", read_alone, None),
-        ("a pipe that nobody reads", write_alone, None),
+        ("a pipe that no process writes", read_alone, None),
+        ("a pipe that no process reads", write_alone, None),
         ("a full pipe", full_pipe().0, Some(full_pipe().1)),
         ("a socket", socket.into(), Some(peer.into())),
         ("a socket whose peer is gone", socket_alone.into(), None),

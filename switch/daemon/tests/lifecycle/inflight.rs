@@ -129,7 +129,7 @@ fn guests_go_on_at_the_successor_of_a_switch_that_was_killed() {
 }
 
 #[test]
-fn guests_go_on_at_a_switch_that_was_started_anew() {
+fn guests_go_on_at_a_switch_that_was_started_again() {
     Case::each(|case| {
         let directory = directory();
         let start = || Switch::start_in(directory.clone(), case.workers, &PORTS, 1);

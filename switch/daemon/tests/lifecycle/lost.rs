@@ -114,7 +114,7 @@ fn a_guest_that_cuts_off_its_inflight_region_is_quarantined_for_that() {
 
 /// Frames do not depend on the log or the inflight region.
 #[test]
-fn a_guest_that_cuts_off_log_and_inflight_region_harms_nobody() {
+fn a_guest_that_cuts_off_log_and_inflight_region_harms_no_other() {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &PORTS, 1);
         let others = switch.bystanders(case);

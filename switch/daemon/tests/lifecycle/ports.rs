@@ -192,7 +192,7 @@ fn the_ageing_time_can_change() {
 
 /// A process that may write to the folder of guests' sockets can listen there and never accept.
 #[test]
-fn a_socket_on_which_nobody_accepts_holds_nobody_up() {
+fn a_socket_on_which_no_process_accepts_delays_no_other_port() {
     let switch = Switch::start(1, &PORTS, 1);
     let path = switch.socket("taken");
     let address = SocketAddrUnix::new(&path).expect("a path");

@@ -177,7 +177,7 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
 
 /// Its counts continue; its own counts and those of removed ports balance all the time.
 #[test]
-fn a_port_that_is_opened_anew_goes_on_counting() {
+fn a_port_that_is_opened_again_goes_on_counting() {
     let host = Host::start(2, "");
     let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);

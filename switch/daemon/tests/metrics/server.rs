@@ -364,7 +364,7 @@ fn probes_are_answered_while_scrapes_wait_for_the_port_table() {
     let source = Arc::new(Held(std::sync::Mutex::new(())));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = MetricsServer::start(any, source.clone()).expect("a port is free");
-    let held = source.0.lock().expect("nobody else has it");
+    let held = source.0.lock().expect("no other thread has it");
     let mut scrapes: Vec<TcpStream> = (0..20).map(|_| connect(&server)).collect();
     for scrape in &mut scrapes {
         scrape

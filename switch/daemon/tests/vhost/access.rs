@@ -64,7 +64,7 @@ fn without_a_word_the_umask_decides() {
 
 /// While ports open and close, an ordinary process that may enter the folder keeps trying.
 #[test]
-fn nobody_gets_in_before_the_mode_is_set() {
+fn no_process_connects_before_the_mode_is_set() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
     let program = "

@@ -32,7 +32,7 @@ fn a_front_end_that_says_nothing_gives_way_to_the_next() {
 }
 
 #[test]
-fn a_front_end_that_says_nothing_keeps_its_place_while_nobody_wants_it() {
+fn a_front_end_that_says_nothing_keeps_its_place_while_no_other_wants_it() {
     let switch = Switch::start(&["a"], |_| ());
     let mut slow = switch.session("a");
     std::thread::sleep(SILENCE_MAX + SILENCE_MAX / 2);

@@ -228,7 +228,7 @@ fn an_announcement_reaches_the_other_guests_and_is_learned() {
 }
 
 #[test]
-fn nobodys_address_and_a_groups_are_not_announced() {
+fn the_address_zero_and_group_addresses_are_not_announced() {
     let switch = Switch::start(&["a", "b"], |_| ());
     let mut session = negotiated(&switch, protocol::RARP | protocol::REPLY_ACK);
     for address in [0u64, 1, 0xffff_ffff_ffff] {

@@ -25,7 +25,7 @@ fn is_served(socket: &Path) -> Session {
         {
             return session;
         }
-        assert!(start.elapsed() < PATIENCE, "nobody connects");
+        assert!(start.elapsed() < PATIENCE, "no one connects");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

@@ -36,7 +36,7 @@ impl Quota {
     }
 
     /// Returns a quota of `limit` addresses, none used, with this quota's counters.
-    pub fn anew(&self, limit: u32) -> Quota {
+    pub fn with_limit(&self, limit: u32) -> Quota {
         Quota {
             events: self.events.clone(),
             ..Quota::new(limit)

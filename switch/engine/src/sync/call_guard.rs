@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-const NOBODY: u32 = 0;
+const FREE: u32 = 0;
 
 /// The port that a worker is calling; only the worker writes it. Two plain stores, to a cache line of its own, that order
 /// nothing: the reader checks again later.
@@ -25,7 +25,7 @@ impl CallGuard {
     /// Worker: ends its calls.
     #[inline(always)]
     pub fn leave(&self) {
-        self.0.store(NOBODY, Ordering::Relaxed);
+        self.0.store(FREE, Ordering::Relaxed);
     }
 
     /// Control: returns the port that the worker is calling, if any.

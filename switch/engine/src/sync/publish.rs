@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_does_not_come_round_is_reported_not_waited_for() {
+    fn a_worker_that_makes_no_progress_is_reported_not_waited_for() {
         let mailbox = Mailbox::<u32>::default();
         mailbox.publish(1).unwrap();
         assert_eq!(mailbox.wait_retired(Duration::from_millis(5), || {}), None);

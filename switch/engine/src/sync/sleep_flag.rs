@@ -69,7 +69,7 @@ mod tests {
             // It sleeps from here on if neither check found work.
             let found = first || look();
             let woken = other.join().unwrap();
-            assert!(found || woken, "asleep, with work, and nobody wakes it");
+            assert!(found || woken, "asleep, with work, and no thread wakes it");
         });
     }
 }

@@ -134,7 +134,7 @@ fn compare(said: &Explained, seen: &[Slot]) {
         let id = (slot.port, slot.queue);
         let copy = wanted
             .get(&id)
-            .unwrap_or_else(|| panic!("nobody spoke of {slot:?}"));
+            .unwrap_or_else(|| panic!("there is no word of {slot:?}"));
         match (slot.fate, copy.dropped) {
             (Fate::Dropped(reason), Some(said)) => assert_eq!(reason, said),
             (Fate::Dropped(reason), None) => {

@@ -108,7 +108,7 @@ impl Floor {
         }
         let back = self.links.iter().map(|link| {
             let back = link.mailbox.wait_retired(PATIENCE, || ());
-            back.expect("a worker does not come round")
+            back.expect("a worker makes no progress")
         });
         (back.collect(), replaced)
     }

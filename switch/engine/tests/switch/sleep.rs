@@ -216,7 +216,7 @@ fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
             }
             sleeper.retract();
         }
-        assert_eq!(missed, 0, "nobody woke it");
+        assert_eq!(missed, 0, "no thread woke it");
     });
 }
 

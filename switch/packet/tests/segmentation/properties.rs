@@ -52,7 +52,7 @@ proptest! {
 
     /// A TCP frame with a finished checksum and no request for it.
     #[test]
-    fn a_whole_checksum_is_made_anew_for_every_segment(
+    fn a_whole_checksum_is_computed_again_for_every_segment(
         large in large().prop_filter("TCP", Large::is_tcp),
     ) {
         let mut request = large.request();

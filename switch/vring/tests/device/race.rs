@@ -316,7 +316,7 @@ fn account(outcome: Outcome, picks: usize, seen: &mut Seen) -> bool {
 }
 
 #[test]
-fn rings_rewritten_while_they_are_read_harm_nobody_else() {
+fn rings_rewritten_while_they_are_read_harm_no_other() {
     let seen = bounded(90, run);
     println!("{seen:?}");
     assert!(seen.enough(), "the race was not run: {seen:?}");

@@ -275,11 +275,11 @@ fn run(features: u64, tracked: bool) {
 }
 
 #[test]
-fn packed_rings_rewritten_while_they_are_read_harm_nobody_else() {
+fn packed_rings_rewritten_while_they_are_read_harm_no_other() {
     bounded(60, || run(FEATURES, false));
 }
 
 #[test]
-fn packed_rings_rewritten_while_it_is_noted_where_they_stand_harm_nobody_else() {
+fn packed_rings_rewritten_while_it_is_noted_where_they_stand_harm_no_other() {
     bounded(60, || run(FEATURES | feature::IN_ORDER, true));
 }

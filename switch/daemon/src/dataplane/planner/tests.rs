@@ -222,7 +222,7 @@ fn a_worker_is_relieved_only_when_it_was_busy_for_several_windows() {
 }
 
 #[test]
-fn a_worker_that_does_not_come_round_takes_nothing() {
+fn a_worker_that_makes_no_progress_takes_nothing() {
     let busy = plain(2, &[(0, 450), (0, 450)]);
     let (mut workers, streams) = busy.measure();
     let mut planner = planner();

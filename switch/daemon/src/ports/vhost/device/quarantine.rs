@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_last_and_begin_anew_for_a_guest_that_was_good() {
+    fn pauses_double_up_to_the_last_and_start_over_for_a_guest_that_was_good() {
         let soon = Duration::from_secs(1);
         assert_eq!(pauses(9, soon), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(pauses(3, FORGIVEN), [1, 1, 1]);
