@@ -84,7 +84,7 @@ fn a_counter_is_one_entry_and_the_place_that_counts() {
     let counters = [
         ("segment_copies", "engine/src/egress/deliver.rs"),
         ("joined_copies", "engine/src/egress/deliver.rs"),
-        ("burst_work_max", "engine/src/worker.rs"),
+        ("burst_work_max", "engine/src/worker/mod.rs"),
     ];
     for (counter, place) in counters {
         let files = ["engine/src/counter_lists.rs", place].map(str::to_owned);

@@ -1,4 +1,5 @@
-//! What a change's answer says besides its plan: what new ports wait for, and which folders were made for their sockets.
+//! What a change's answer says besides its plan: what new ports wait for, what the host loses with their interfaces, and
+//! which folders were made for their sockets.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use crosspoint_model::plan::Failure;
 use crosspoint_model::status::ShownState;
 
 use super::{Changing, Running};
+use crate::ports::nic;
 
 impl Running {
     /// Carries out a plan. Returns what failed, and notes about the ports that were opened.
@@ -25,6 +27,7 @@ impl Running {
             .chain(reopened.map(|diff| &diff.after))
             .collect();
         let absent = absent_folders(&opened);
+        let lost = losses(plan);
         let failed = self.apply(changing, wanted, plan);
         let made = absent.into_iter().filter(|folder| folder.exists());
         let made = made.map(|folder| {
@@ -34,7 +37,7 @@ impl Running {
             )
         });
         let waiting = opened.into_iter().filter_map(|port| self.note_of_new(port));
-        let notes = made.chain(waiting).collect();
+        let notes = made.chain(lost).chain(waiting).collect();
         (failed, notes)
     }
 
@@ -54,6 +57,20 @@ impl Running {
         };
         Some(format!("port {}: {}{ready}", port.name, status.detail))
     }
+}
+
+/// What the host loses with interfaces that become ports.
+fn losses(plan: &Plan) -> Vec<String> {
+    let xdp = |port: &Port| match &port.kind {
+        PortKind::Xdp(xdp) => Some(xdp.clone()),
+        PortKind::Vhost(_) => None,
+    };
+    let interface = |port: &Port| xdp(port).map(|xdp| xdp.interface);
+    let changed = plan.change.iter();
+    let changed = changed.filter(|diff| interface(&diff.before) != interface(&diff.after));
+    let taken = plan.add.iter().chain(changed.map(|diff| &diff.after));
+    let note = |port: &Port| Some(format!("port {}: {}", port.name, nic::loss(&xdp(port)?)?));
+    taken.filter_map(note).collect()
 }
 
 /// The folders that the daemon makes if these ports are opened.

@@ -351,7 +351,8 @@ pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64)
     }
     wait.frames_max = frames_max(room);
     stream.uplink = Some(wait);
-    if room < BURST {
+    // A guest with a queue of its own does not use this ring.
+    if room < BURST && !stream.is_direct() {
         // Others may have room: they do not wait for this ring.
         share.release(id);
         return now.saturating_sub(wait.since) <= share.stuck;

@@ -17,6 +17,7 @@ use crosspoint_packet::offload::is_checksum_place;
 use crosspoint_packet::{DropReason, IpNet, Mac};
 
 const ARP: u16 = 0x0806;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
@@ -480,10 +481,14 @@ pub(crate) fn refuse_claims(burst: &mut Burst, is_bound: impl Fn(IpAddr, u16) ->
 }
 
 /// Whether a frame may be ARP or neighbour discovery. Tags, and a length in place of the type, hide that: then it may be.
+/// TCP and UDP directly behind an IPv6 header are neither.
 #[inline(always)]
 fn may_claim(frame: &Frame) -> bool {
+    if [frame.head[12], frame.head[13]] == [0x86, 0xdd] {
+        return frame.len < 54 || !matches!(frame.head[20], TCP | UDP);
+    }
     matches!(
         [frame.head[12], frame.head[13]],
-        [0x08, 0x06] | [0x86, 0xdd] | [0x81, 0x00] | [0x88, 0xa8] | [0..0x06, _]
+        [0x08, 0x06] | [0x81, 0x00] | [0x88, 0xa8] | [0..0x06, _]
     )
 }

@@ -34,6 +34,24 @@ pub fn refusal(config: &XdpPort) -> Option<NicPortError> {
     })
 }
 
+/// What the host loses with the interface as it is now; `None` if it loses nothing, if the configuration says that this is
+/// intended or the port is refused ([`refusal`]), or if it cannot be found out.
+pub fn loss(config: &XdpPort) -> Option<String> {
+    if config.take_over {
+        return None;
+    }
+    let found = Links::open().ok()?.find(&config.interface).ok()??;
+    let host_use = HostUse::of(found.index).ok()?;
+    let used = host_use.text().filter(|_| !host_use.is_vital())?;
+    Some(loss_text(&config.interface, &used))
+}
+
+fn loss_text(interface: &str, used: &str) -> String {
+    format!(
+        "the host itself uses interface `{interface}`: {used}. Its frames go to the switch now, so the host receives nothing more through it, except by queues that the port's `queues` leave out"
+    )
+}
+
 /// The number of queues for which a port has counters. For a missing interface it is the number of cores, since most
 /// drivers create that many. Further queues are counted with the last one.
 pub fn queue_count(config: &XdpPort) -> usize {

@@ -10,7 +10,7 @@ use crosspoint_netdev::{
 };
 
 use super::port::{NicPort, queues_of};
-use super::{NicPortError, UplinkOptions};
+use super::{NicPortError, UplinkOptions, loss_text};
 use crate::dataplane::{Dataplane, PortChange, PortState};
 
 /// First and longest wait between attempts to open a port; each wait is twice as long as the one before.
@@ -308,10 +308,8 @@ impl Uplink {
 /// Logs what the host itself uses the port's interface for: a warning, unless the configuration says that it is intended.
 fn say_host_use(options: &UplinkOptions, host_use: Option<String>) {
     let Some(used) = host_use else { return };
-    let (name, interface) = (&options.name, &options.config.interface);
-    let text = format!(
-        "the host itself uses interface `{interface}`: {used}. Its frames go to the switch now, so the host receives nothing more through it, except by queues that the port's `queues` leave out"
-    );
+    let name = &options.name;
+    let text = loss_text(&options.config.interface, &used);
     match options.config.take_over {
         true => tracing::info!(port = name, "{text}"),
         false => tracing::warn!(port = name, "{text}"),
