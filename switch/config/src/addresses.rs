@@ -6,15 +6,14 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use crosspoint_packet::{IpNet, Mac};
-use serde_json::{Value, json};
 
 use super::Vlan;
 use super::check::Place;
-use super::field::Item;
-use super::key::{Definitions, Reader, Rule};
+use super::key::Reader;
 use super::limits::ADDRESSES_MAX;
 use super::rules::Nested;
 use super::table::AddressKeys;
+use super::text_list::TextList;
 use super::texts::{MAC_PATTERN, STATION, station};
 
 const HELP: &str = "for example: addresses = { mac = [\"52:54:00:12:34:56\"] }";
@@ -70,9 +69,6 @@ impl Nested for Addresses {
     }
 }
 
-/// A list of IP addresses and prefixes.
-pub(super) struct PrefixList;
-
 /// Reads an address or a prefix. A prefix whose address has bits beyond its length is a mistake.
 fn prefix(text: &str) -> Option<IpNet> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -90,114 +86,46 @@ fn prefix_text(net: &IpNet) -> String {
     }
 }
 
-impl Rule for PrefixList {
-    type Value = Vec<IpNet>;
-
-    fn read<'a>(
-        &self,
-        reader: &mut Reader<'a>,
-        key: &str,
-        item: &'a Item<'a>,
-    ) -> Option<Vec<IpNet>> {
-        let checker = &mut *reader.checker;
-        let must = "a list of IP addresses and prefixes";
-        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, IP_HELP)?;
-        if list.is_empty() || list.len() > ADDRESSES_MAX {
-            let message =
-                format!("`{key}` must be a list of 1 to {ADDRESSES_MAX} IP addresses and prefixes");
-            let (label, help) = match list.is_empty() {
-                true => ("allows no address", "remove `ip` to allow any IP address"),
-                false => ("too many", "write prefixes in place of single addresses"),
-            };
-            checker.problem(span, message, label, help);
-            return None;
-        }
-        let subject = format!("an address in `{key}`");
-        let mut prefixes = Vec::with_capacity(list.len());
-        for item in list {
-            let text = checker.typed::<&str>(item, &subject, IP, IP_HELP);
-            match text.map(|(text, _)| prefix(text)) {
-                Some(Some(net)) => prefixes.push(net),
-                Some(None) => {
-                    let message = format!("{subject} must be {IP}");
-                    let text = item.get_ref().as_str().unwrap_or_default();
-                    let (label, help) = match text.parse::<IpNet>() {
-                        Ok(net) => (
-                            "has bits beyond its length",
-                            format!("write \"{}\"", net.trunc()),
-                        ),
-                        Err(_) => ("no IP address", IP_HELP.to_owned()),
-                    };
-                    checker.problem(item.span(), message, label, help);
+/// A list of IP addresses and prefixes.
+pub(super) fn prefixes() -> TextList<IpNet> {
+    TextList {
+        items: "IP addresses and prefixes",
+        item: "an address",
+        must: IP,
+        items_max: ADDRESSES_MAX,
+        empty: ("allows no address", "remove `ip` to allow any IP address"),
+        too_many: "write prefixes in place of single addresses",
+        help: IP_HELP,
+        parse: |text| {
+            prefix(text).ok_or_else(|| match text.parse::<IpNet>() {
+                Ok(net) => {
+                    let help = format!("write \"{}\"", net.trunc());
+                    ("has bits beyond its length", Some(help))
                 }
-                None => {}
-            }
-        }
-        Some(prefixes)
-    }
-
-    fn write(&self, prefixes: &Vec<IpNet>) -> Value {
-        json!(prefixes.iter().map(prefix_text).collect::<Vec<_>>())
-    }
-
-    fn schema(&self, _: &mut Definitions) -> Value {
-        json!({
-            "type": "array", "minItems": 1, "maxItems": ADDRESSES_MAX, "uniqueItems": true,
-            "items": {"type": "string", "pattern": "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$"},
-        })
+                Err(_) => ("no IP address", None),
+            })
+        },
+        write: prefix_text,
+        pattern: "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
     }
 }
 
 /// A list of stations' addresses.
-pub(super) struct StationList;
-
-impl Rule for StationList {
-    type Value = Vec<Mac>;
-
-    fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<Vec<Mac>> {
-        let must = "a list of MAC addresses";
-        let checker = &mut *reader.checker;
-        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, HELP)?;
-        if list.is_empty() || list.len() > ADDRESSES_MAX {
-            let message = format!("`{key}` must be a list of 1 to {ADDRESSES_MAX} MAC addresses");
-            let (label, help) = match list.is_empty() {
-                true => (
-                    "allows no address",
-                    "remove `addresses` to allow any address",
-                ),
-                false => (
-                    "too many",
-                    "remove `addresses` to allow any address, and limit their number with `mac_limit`",
-                ),
-            };
-            checker.problem(span, message, label, help);
-            return None;
-        }
-        let subject = format!("an address in `{key}`");
-        let mut stations = Vec::with_capacity(list.len());
-        for item in list {
-            let text = checker.typed::<&str>(item, &subject, STATION, HELP);
-            match text.map(|(text, _)| station(text)) {
-                Some(Ok(mac)) => stations.push(mac),
-                Some(Err(label)) => {
-                    let message = format!("{subject} must be {STATION}");
-                    checker.problem(item.span(), message, label, HELP);
-                }
-                None => {}
-            }
-        }
-        Some(stations)
-    }
-
-    fn write(&self, stations: &Vec<Mac>) -> Value {
-        json!(stations.iter().map(Mac::to_string).collect::<Vec<_>>())
-    }
-
-    fn schema(&self, _: &mut Definitions) -> Value {
-        json!({
-            "type": "array", "minItems": 1, "maxItems": ADDRESSES_MAX, "uniqueItems": true,
-            "items": {"type": "string", "pattern": MAC_PATTERN},
-        })
+pub(super) fn stations() -> TextList<Mac> {
+    TextList {
+        items: "MAC addresses",
+        item: "an address",
+        must: STATION,
+        items_max: ADDRESSES_MAX,
+        empty: (
+            "allows no address",
+            "remove `addresses` to allow any address",
+        ),
+        too_many: "remove `addresses` to allow any address, and limit their number with `mac_limit`",
+        help: HELP,
+        parse: |text| station(text).map_err(|label| (label, None)),
+        write: Mac::to_string,
+        pattern: MAC_PATTERN,
     }
 }
 

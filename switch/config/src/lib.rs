@@ -43,6 +43,7 @@ mod statics;
 mod suggest;
 mod syntax;
 mod table;
+mod text_list;
 mod texts;
 mod types;
 mod vlan;

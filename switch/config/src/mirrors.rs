@@ -1,16 +1,15 @@
 //! `[[mirror]]`: copies of passing frames. Checks the mirrors against each other and against the ports.
 
 use crosspoint_packet::filter::Filter;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Config;
 use super::check::Checker;
-use super::field::Item;
-use super::key::{Definitions, Reader, Rule};
 use super::limits::{MIRROR_FILTER_BYTES_MAX, MIRRORS_MAX, PORT_PATTERNS_MAX};
 use super::lists::{self, Element, KnownPorts, Placed, unique};
 use super::pattern::matches;
 use super::suggest::nearest;
+use super::text_list::TextList;
 use super::texts::{Refusal, Text};
 
 pub(super) use super::table::Mirror;
@@ -79,54 +78,24 @@ pub(super) fn filter() -> Text<String> {
 }
 
 /// A list of names of ports, and of patterns such as "web-*".
-pub(super) struct PatternList;
-
-impl Rule for PatternList {
-    type Value = Vec<String>;
-
-    fn read<'a>(
-        &self,
-        reader: &mut Reader<'a>,
-        key: &str,
-        item: &'a Item<'a>,
-    ) -> Option<Vec<String>> {
-        let checker = &mut *reader.checker;
-        let must = "a list of names of ports, and of patterns";
-        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, PATTERNS_HELP)?;
-        if list.is_empty() || list.len() > PORT_PATTERNS_MAX {
-            let message =
-                format!("`{key}` must be a list of 1 to {PORT_PATTERNS_MAX} names and patterns");
-            let (label, help) = match list.is_empty() {
-                true => ("chooses no port", "remove `ports` for all ports"),
-                false => ("too many", "write a pattern in place of names: \"web-*\""),
-            };
-            checker.problem(span, message, label, help);
-            return None;
-        }
-        let subject = format!("an item of `{key}`");
-        let texts = list.iter().filter_map(|item| {
-            let (text, span) =
-                checker.typed::<&str>(item, &subject, "a name or a pattern", PATTERNS_HELP)?;
+pub(super) fn patterns() -> TextList<String> {
+    TextList {
+        items: "names of ports and patterns",
+        item: "an item",
+        must: "a name or a pattern",
+        items_max: PORT_PATTERNS_MAX,
+        empty: ("chooses no port", "remove `ports` for all ports"),
+        too_many: "write a pattern in place of names: \"web-*\"",
+        help: PATTERNS_HELP,
+        parse: |text| {
             let is_part = |c: char| c.is_ascii_alphanumeric() || ".-_*?".contains(c);
-            if text.is_empty() || !text.chars().all(is_part) {
-                let message = format!("{subject} must be a name or a pattern");
-                checker.problem(span, message, "no port has such a name", PATTERNS_HELP);
-                return None;
+            match !text.is_empty() && text.chars().all(is_part) {
+                true => Ok(text.to_owned()),
+                false => Err(("no port has such a name", None)),
             }
-            Some(text.to_owned())
-        });
-        Some(texts.collect())
-    }
-
-    fn write(&self, patterns: &Vec<String>) -> Value {
-        json!(patterns)
-    }
-
-    fn schema(&self, _: &mut Definitions) -> Value {
-        json!({
-            "type": "array", "minItems": 1, "maxItems": PORT_PATTERNS_MAX,
-            "items": {"type": "string", "pattern": "^[A-Za-z0-9._*?-]+$"},
-        })
+        },
+        write: String::clone,
+        pattern: "^[A-Za-z0-9._*?-]+$",
     }
 }
 

@@ -13,12 +13,12 @@ use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::{IpNet, Mac};
 use serde_json::json;
 
-use super::addresses::{Addresses, PrefixList, StationList};
+use super::addresses::{self, Addresses};
 use super::control::ControlList;
 use super::key::{Rule as _, Slot as _, keys};
 use super::limits::*;
 use super::lists::tables;
-use super::mirrors::{self, PatternList};
+use super::mirrors;
 use super::ports::{KindKeys, PortList};
 use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
@@ -122,7 +122,7 @@ keys! {
         agent: Option<IpAddr> = texts::agent().optional(), AtOnce;
         /// The ports whose frames are sampled and whose counters are sent, by names and patterns: `*` is any text, `?` any
         /// character.
-        ports: Vec<String> = PatternList.or(vec!["*".to_owned()]), AtOnce;
+        ports: Vec<String> = mirrors::patterns().or(vec!["*".to_owned()]), AtOnce;
     }
 }
 
@@ -217,7 +217,7 @@ keys! {
         /// The mirror's name, in commands and metrics.
         name: String = texts::port_name().required("name = \"ids\""), Whole;
         /// The ports whose frames are copied: names, and patterns such as "web-*".
-        ports: Vec<String> = PatternList.or(vec!["*".to_owned()]), Whole;
+        ports: Vec<String> = mirrors::patterns().or(vec!["*".to_owned()]), Whole;
         /// Which of their frames are copied.
         direction: MirrorDirection = word().or(MirrorDirection::Both), Whole;
         /// Only frames of these VLANs: numbers, and ranges such as "100-199". Without it: all.
@@ -398,11 +398,11 @@ keys! {
     /// carries.
     pub(super) struct AddressKeys = "Addresses" {
         /// MAC addresses of stations. Two ports that share a VLAN must not have one in common.
-        mac: Vec<Mac> = StationList.required(""), Whole;
+        mac: Vec<Mac> = addresses::stations().required(""), Whole;
         /// IP addresses and prefixes: the sources of packets, and what ARP and neighbour discovery may claim. The link-local
         /// addresses that stations make of their MAC addresses are allowed too. Two ports that share a VLAN must not have a
         /// single address in common; a prefix is allowed at its port, and not bound to it. Without it: any.
-        ip: Option<Vec<IpNet>> = PrefixList.optional(), Whole;
+        ip: Option<Vec<IpNet>> = addresses::prefixes().optional(), Whole;
     }
 }
 
