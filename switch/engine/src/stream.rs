@@ -251,6 +251,12 @@ impl Stream {
         self.guest().is_some_and(GuestTx::has_backlog)
     }
 
+    /// Returns whether a guest has frames to send now. It may have to look at the guest's ring: unlike
+    /// [`has_backlog`](Self::has_backlog), it also knows of frames behind those that were read ahead.
+    pub(crate) fn has_frames(&self) -> bool {
+        self.has_backlog() || self.guest().is_some_and(|guest| guest.glance().is_none())
+    }
+
     /// Returns the cost of its bursts, cycles: that of the last one, or an eighth less than the previous value, whichever
     /// is more.
     #[inline(always)]

@@ -12,7 +12,9 @@
 //!
 //! - A sender competes if its last burst was for the uplink alone and left frames behind. A guest that sends little through
 //!   the uplink, and much elsewhere, holds up no other.
-//! - A sender that joins starts level with the horizon: unused time is not saved up.
+//! - A sender that joins starts level with the horizon: unused time is not saved up. If its worker lost its core for less
+//!   than [`FULL_FOR`], it did not leave: what the others sent meanwhile, they wait for now. So parts are exact over a second
+//!   also where other programs use the workers' cores.
 //! - The uplink is kept busy: [`HOLD`] after it was last found full, no sender waits.
 //!
 //! While an uplink is not full, nothing is charged and no stream waits; a burst for it pays one look at the ring's room.
@@ -32,10 +34,13 @@ use crate::stream::Stream;
 
 /// Senders that are ahead wait for this long after the uplink was found full, or after its rate allows more.
 const HOLD: Duration = Duration::from_millis(2);
+/// A worker that does not look at a waiting stream for this long was away. If the uplink was full before, it counts as full
+/// now: unused rate goes to the sender that is behind first, not in equal parts to all.
+const AWAY: Duration = Duration::from_millis(1);
 /// The accounts are kept for this long after that: a worker that slept, or lost its core, finds them as they were.
-const FULL_FOR: Duration = Duration::from_millis(10);
-/// A sender stops competing this long after it last wanted to send, for the same reason. One that has nothing to send stops
-/// at once.
+const FULL_FOR: Duration = Duration::from_millis(100);
+/// A sender stops competing this long after it last wanted to send: its worker is away. One that has nothing to send stops at
+/// once.
 const CLAIM: Duration = Duration::from_millis(10);
 /// The horizon is computed again after this time.
 const RENEW: Duration = Duration::from_micros(5);
@@ -56,7 +61,7 @@ const FRAME_DESCRIPTORS: usize = 46;
 struct Sender {
     /// Virtual time. It may wrap: times are compared by their difference.
     sent: AtomicU64,
-    /// When it last wanted to send, cycles.
+    /// When it last wanted to send, cycles; 0 after it had nothing to send.
     claimed_at: AtomicU64,
 }
 
@@ -70,8 +75,9 @@ pub struct UplinkShare {
     /// Senders that compete, a bit for each.
     competing: [AtomicU64; MAX_PORTS / 64],
     senders: Box<[Sender]>,
-    /// [`HOLD`], [`FULL_FOR`], [`CLAIM`], [`RENEW`] and [`STUCK`], cycles.
+    /// [`HOLD`], [`AWAY`], [`FULL_FOR`], [`CLAIM`], [`RENEW`] and [`STUCK`], cycles.
     hold: u64,
+    away: u64,
     full_for: u64,
     claim: u64,
     renew: u64,
@@ -100,6 +106,7 @@ impl UplinkShare {
             competing: [const { AtomicU64::new(0) }; MAX_PORTS / 64],
             senders: (0..MAX_PORTS).map(|_| Sender::default()).collect(),
             hold: clock.cycles(HOLD),
+            away: clock.cycles(AWAY),
             full_for: clock.cycles(FULL_FOR),
             claim: clock.cycles(CLAIM),
             renew: clock.cycles(RENEW),
@@ -119,6 +126,13 @@ impl UplinkShare {
         until != 0 && now < until.saturating_add(grace)
     }
 
+    /// Notes that a worker looks at a waiting stream at `now`, and did so `before`.
+    fn note_look(&self, before: u64, now: u64) {
+        if now.saturating_sub(before) > self.away && self.was_full(before, self.hold) {
+            self.note_full(now, 0);
+        }
+    }
+
     /// Notes that a sender wants to send at `now`.
     fn claim(&self, port: u16, now: u64) {
         let index = usize::from(port);
@@ -126,20 +140,30 @@ impl UplinkShare {
         else {
             return;
         };
+        let before = sender.claimed_at.load(Ordering::Relaxed);
         sender.claimed_at.store(now, Ordering::Relaxed);
         let bit = 1 << (index % 64);
         if word.load(Ordering::Relaxed) & bit == 0 {
-            advance(&sender.sent, self.horizon.load(Ordering::Relaxed));
+            if before == 0 || now.saturating_sub(before) > self.full_for {
+                advance(&sender.sent, self.horizon.load(Ordering::Relaxed));
+            }
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
     /// Notes that a sender does not compete.
     fn release(&self, port: u16) {
-        let (bit, word) = (1 << (port % 64), self.competing.get(usize::from(port) / 64));
-        if let Some(word) = word
-            && word.load(Ordering::Relaxed) & bit != 0
-        {
+        let index = usize::from(port);
+        let (Some(sender), Some(word)) = (self.senders.get(index), self.competing.get(index / 64))
+        else {
+            return;
+        };
+        // Also of a sender that stopped competing: it has nothing to catch up on.
+        if sender.claimed_at.load(Ordering::Relaxed) != 0 {
+            sender.claimed_at.store(0, Ordering::Relaxed);
+        }
+        let bit = 1 << (index % 64);
+        if word.load(Ordering::Relaxed) & bit != 0 {
             word.fetch_and(!bit, Ordering::Relaxed);
         }
     }
@@ -194,8 +218,9 @@ impl UplinkShare {
                 }
             }
         }
+        // It may go back, to a sender whose worker was away.
         if let Some(least) = least {
-            advance(&self.horizon, least);
+            self.horizon.store(least, Ordering::Relaxed);
         }
     }
 }
@@ -208,6 +233,8 @@ pub(crate) struct UplinkWait {
     /// The ring's room when it was last looked at, and since when it is that; cycles.
     room: usize,
     since: u64,
+    /// When the worker last looked at the stream, cycles.
+    looked_at: u64,
     /// Most frames of the next burst.
     pub(crate) frames_max: usize,
 }
@@ -306,13 +333,14 @@ pub(crate) fn note(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, count: usi
         }
         let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
         let is_alone = tx.nic_use.sent.len() == 1 && size.packets >= count as u64;
-        let competes = is_alone && (stream.has_backlog() || stream.is_nic());
+        let competes = is_alone && (stream.has_frames() || stream.is_nic());
         share.charge(stream.id.0, weight, size.bytes, competes, now);
         if !stream.is_nic() {
             stream.uplink = Some(UplinkWait {
                 port,
                 room,
                 since: now,
+                looked_at: now,
                 frames_max: frames_max(room),
             });
         }
@@ -339,6 +367,8 @@ pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64)
     };
     let (room, size) = tx.nic_room(wait.port);
     let rate_wait = rate_wait(uplink, now);
+    share.note_look(wait.looked_at, now);
+    wait.looked_at = now;
     if room < size / 4 || rate_wait > 0 {
         share.note_full(now, rate_wait);
     } else if !share.was_full(now, share.full_for) {
@@ -357,7 +387,7 @@ pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64)
         share.release(id);
         return now.saturating_sub(wait.since) <= share.stuck;
     }
-    if stream.has_backlog() {
+    if stream.has_frames() {
         share.claim(id, now);
     }
     rate_wait > 0 || share.is_ahead(id, now)
@@ -443,12 +473,49 @@ mod tests {
             sent
         };
         send(&[0, 1], 100);
-        // Longer than the other's claim lasts.
-        let rounds = (share.claim / share.renew) as usize + 5000;
+        // Longer than the other's account is kept.
+        let rounds = (share.full_for / share.renew) as usize + 5000;
         let alone = send(&[0], rounds);
         assert!(alone[0] > 1500 * 4900, "{alone:?}");
         let both = send(&[0, 1], 1000);
         assert!(both[0].abs_diff(both[1]) <= SLACK + 1500, "{both:?}");
+    }
+
+    /// A sender whose worker was away is behind the others, and catches up. One that had nothing to send does not.
+    #[test]
+    fn a_sender_whose_worker_was_away_catches_up() {
+        for has_left in [false, true] {
+            let share = UplinkShare::new(&CLOCK);
+            let mut now = 1_000_000;
+            let mut sent = [0u64; 2];
+            let mut send = |ports: &[u16], rounds: u64| {
+                for _ in 0..rounds {
+                    now += share.renew;
+                    share.note_full(now, 0);
+                    for port in ports {
+                        share.claim(*port, now);
+                        if !share.is_ahead(*port, now) {
+                            share.charge(*port, 1, 1500, true, now);
+                            sent[usize::from(*port)] += 1500;
+                        }
+                    }
+                }
+                sent
+            };
+            let round = |time: u64| time / share.renew;
+            send(&[0, 1], 100);
+            if has_left {
+                share.release(1);
+            }
+            // Longer than a claim lasts.
+            let [one, other] = send(&[0], round(3 * share.claim));
+            let ahead = one - other;
+            assert!(ahead > 1500 * 3000, "{ahead}");
+            let [one, other] = send(&[0, 1], 2 * round(3 * share.claim));
+            let due = if has_left { ahead } else { 0 };
+            let rest = (one - other).abs_diff(due);
+            assert!(rest <= SLACK + 1500, "{has_left}: {rest}");
+        }
     }
 
     /// A sender that does not compete, since it sends elsewhere too, holds up no other, and is charged for what it sends.
