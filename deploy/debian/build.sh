@@ -70,10 +70,11 @@ put 644 "$REPO/LICENSE" $DOC/copyright
 # The pages, and every file that they link to, with the repository's paths: deploy and configs lie in examples, and have links.
 for file in README.md LICENSE benches/README.md benches/RESULTS.md; do put 644 "$REPO/$file" "$DOC/$file"; done
 for file in "$REPO"/switch/docs/*.md; do put 644 "$file" "$DOC/switch/docs/$(basename "$file")"; done
+for file in "$REPO"/switch/docs/images/*; do put 644 "$file" "$DOC/switch/docs/images/$(basename "$file")"; done
 cd "$REPO/deploy"
 for file in README.md {log,show}-schema.json guest/README.md prometheus/{crosspoint.rules,scrape}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
   systemd/crosspoint.service kubernetes/*.yaml container/Containerfile; do put 644 "$file" "$DOC/examples/$file"; done
-put 755 libvirt/hooks/qemu $DOC/examples/libvirt/hooks/qemu
+for file in libvirt/hooks/qemu grafana/{render,generate}.py grafana/screenshots.sh; do put 755 "$file" "$DOC/examples/$file"; done
 while IFS= read -r file; do put 644 "$file" "$DOC/examples/$file"; done < <(find ansible systemd/drop-ins -type f | sort)
 cd "$REPO/configs"
 for file in reference.toml example-server.toml example-tenants.toml ports.d/db-1.toml schema.json; do put 644 "$file" "$DOC/examples/configs/$file"; done
