@@ -12,6 +12,8 @@ pub mod sync;
 #[cfg(not(loom))]
 pub mod egress;
 #[cfg(not(loom))]
+pub mod groups;
+#[cfg(not(loom))]
 pub mod observe;
 #[cfg(not(loom))]
 mod schedule;

@@ -161,6 +161,7 @@ mod tests {
             meter_in: None,
             uplink_share: None,
             sources: None,
+            groups: None,
             is_server: true,
             is_isolated: false,
             is_uplink: false,

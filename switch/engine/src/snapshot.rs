@@ -15,6 +15,7 @@ use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::guest_queues::GuestQueues;
 use crate::egress::uplink::UplinkShare;
+use crate::groups::{Connections, GroupPolicy};
 use crate::observe::counters::PortCounters;
 use crate::observe::mirror::Mirror;
 use crate::observe::sample::Sampler;
@@ -67,6 +68,8 @@ pub struct PortSnapshot {
     pub uplink_share: Option<Arc<UplinkShare>>,
     /// The source addresses that its frames may have; `None` for any.
     pub sources: Option<Arc<SourceGuard>>,
+    /// Its security groups; `None` for none: all packets pass.
+    pub groups: Option<Arc<GroupPolicy>>,
     /// Whether it may send what DHCP servers and IPv6 routers send.
     pub is_server: bool,
     /// Whether its frames reach uplinks only.
@@ -99,6 +102,12 @@ impl PortSnapshot {
             Egress::Guest(queues) if queues.len() > 1 => Some(queues),
             _ => None,
         }
+    }
+
+    /// Returns whether frames for it may be refused one by one: for their rate, or by its groups.
+    #[inline(always)]
+    pub(crate) fn is_policed(&self) -> bool {
+        self.meter_in.is_some() || self.groups.is_some()
     }
 
     /// Returns whether frames from this port may leave through `other`. What the switch itself sends out of a port counts
@@ -147,8 +156,10 @@ pub struct Snapshot {
     pub bindings: Bindings,
     /// Whether the rate is limited of what any guest sends.
     pub shapes: bool,
-    /// Whether the rate is limited of what is sent to any guest.
+    /// Whether frames for any port may be refused one by one, or any guest has security groups.
     pub polices: bool,
+    /// The connections of guests with security groups; `None` if there are no such guests.
+    pub connections: Option<Arc<Connections>>,
     /// Forwarding database.
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
@@ -178,6 +189,7 @@ impl Snapshot {
             bindings: Bindings::new(&ports),
             shapes: false,
             polices: false,
+            connections: None,
             ports,
             fdb,
             flows,
@@ -195,6 +207,14 @@ impl Snapshot {
     pub fn with_statics(self, statics: Arc<[StaticAddress]>) -> Snapshot {
         Snapshot {
             bindings: self.bindings.with_statics(statics),
+            ..self
+        }
+    }
+
+    /// Returns the snapshot with this table of connections. Without it, groups have no effect.
+    pub fn with_connections(self, connections: Option<Arc<Connections>>) -> Snapshot {
+        Snapshot {
+            connections,
             ..self
         }
     }
@@ -231,7 +251,7 @@ impl Snapshot {
     fn note_meters(&mut self) {
         let ports = || self.ports.iter().flatten();
         let shapes = ports().any(|port| port.meter_out.is_some());
-        let polices = ports().any(|port| port.meter_in.is_some());
+        let polices = ports().any(PortSnapshot::is_policed);
         (self.shapes, self.polices) = (shapes, polices);
     }
 

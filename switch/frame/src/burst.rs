@@ -384,6 +384,32 @@ impl Burst {
         }
     }
 
+    /// Gives a frame this segment in place of the bytes that follow its head, as many as the segment has; the bytes behind
+    /// them stay where they are. There must be room for the frame's segments and one more.
+    pub(crate) fn replace_beginning(&mut self, index: usize, segment: Segment) {
+        let Some(frame) = self.frames.get_mut(index) else {
+            return;
+        };
+        let old = usize::from(frame.segment_first);
+        let old = old..old + usize::from(frame.segment_count);
+        let (first, mut skip) = (self.segments.len(), segment.len());
+        if first + old.len() >= MAX_BURST_SEGMENTS {
+            return;
+        }
+        self.segments.push(segment);
+        for piece in old {
+            let Some(piece) = self.segments.get(piece).copied() else {
+                return;
+            };
+            if piece.len() > skip {
+                self.segments.push(piece.skip(skip));
+            }
+            skip = skip.saturating_sub(piece.len());
+        }
+        frame.segment_first = first as u16;
+        frame.segment_count = (self.segments.len() - first) as u16;
+    }
+
     /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; return it with [`put_scratch`](Self::put_scratch).
     pub fn take_scratch(&mut self) -> Vec<Segment> {
         self.has_chains = true;

@@ -36,15 +36,43 @@ impl Burst {
         if read != len || self.segment_room() == 0 {
             return None;
         }
-        let place = self.held.0.get(index)?;
-        // SAFETY: one thread uses a burst, and no reference into the place exists: it is only read through segments, which
-        // copy out of it. A segment of an earlier burst is gone: `clear` removes them all.
-        unsafe { (&mut *place.get())[..rest.len()].copy_from_slice(rest) };
-        // SAFETY: `rest` has at most as many bytes as the place, which the burst owns: it stays until the worker's end.
-        let segment = unsafe { Segment::new(place.get().cast(), rest.len() as u32) };
+        let segment = self.held_segment(index, rest)?;
         self.lease().close_frame(index);
         self.replace_segments(index, segment);
         Some((bytes, len))
+    }
+
+    /// Reads the first [`HELD_LEN`] bytes of a frame of any length, and has its copies made from what was read. Returns the
+    /// bytes and their number; `None` if the burst has no room for one more segment.
+    pub fn hold_beginning(&mut self, index: usize) -> Option<([u8; HELD_LEN], usize)> {
+        let frame = self.frames().get(index)?;
+        if frame.len as usize <= HELD_LEN {
+            return self.hold(index);
+        }
+        let mut bytes = [0; HELD_LEN];
+        let read = self.read_beginning(frame, &mut bytes);
+        if read != HELD_LEN || self.segment_room() <= self.piece_count(frame) {
+            return None;
+        }
+        let segment = self.held_segment(index, bytes.get(HEAD_LEN..)?)?;
+        self.lease().close_frame(index);
+        self.replace_beginning(index, segment);
+        Some((bytes, HELD_LEN))
+    }
+
+    /// Copies bytes into the place of frame `index`, and returns the segment that has them.
+    fn held_segment(&self, index: usize, bytes: &[u8]) -> Option<Segment> {
+        let place = self.held.0.get(index)?;
+        // SAFETY: one thread uses a burst, and no reference into the place exists: it is only read through segments, which
+        // copy out of it. A segment of an earlier burst is gone: `clear` removes them all. A frame that is held again has
+        // the same bytes.
+        unsafe {
+            (&mut *place.get())
+                .get_mut(..bytes.len())?
+                .copy_from_slice(bytes)
+        };
+        // SAFETY: there are at most as many bytes as the place has, which the burst owns: it stays until the worker's end.
+        Some(unsafe { Segment::new(place.get().cast(), bytes.len() as u32) })
     }
 }
 

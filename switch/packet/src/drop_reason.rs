@@ -70,6 +70,12 @@ drop_reasons! {
     NeighborNotAllowed = "neighbor_not_allowed", Ingress;
     /// The frame is a DHCP reply or a router advertisement, and the port has no `dhcp_server`.
     ServerNotAllowed = "server_not_allowed", Ingress;
+    /// No rule of the port's security groups allows the guest to send this, and it belongs to no connection.
+    GroupDeniedOut = "group_denied_out", Ingress;
+    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or the table is full.
+    ConnectionLimitOut = "connection_limit_out", Ingress;
+    /// A later fragment of a datagram whose first fragment the guest has not sent, or that its security groups did not allow.
+    FragmentUnknownOut = "fragment_unknown_out", Ingress;
     /// The port is `isolated`, and the destination is no uplink.
     Isolated = "isolated", Ingress;
     /// Broadcasts of this port were flooded into as many copies as its `storm` limit allows.
@@ -102,6 +108,12 @@ drop_reasons! {
     OverShare = "over_share", Egress;
     /// Frames for this port exceed the rate of its `limit`.
     RateExceeded = "rate_exceeded", Egress;
+    /// No rule of the port's security groups allows this to be sent to the guest, and it belongs to no connection.
+    GroupDeniedIn = "group_denied_in", Egress;
+    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or the table is full.
+    ConnectionLimitIn = "connection_limit_in", Egress;
+    /// A later fragment of a datagram whose first fragment has not come, or was not allowed by the port's security groups.
+    FragmentUnknownIn = "fragment_unknown_in", Egress;
     /// The guest broke the rules of its ring and its port is quarantined.
     GuestQuarantined = "guest_quarantined", Egress;
     /// The NIC's transmit ring is full.

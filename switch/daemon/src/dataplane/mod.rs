@@ -284,6 +284,7 @@ impl Dataplane {
             meter_in,
             uplink_share: (options.kind == "xdp").then(|| Arc::new(UplinkShare::new(&self.clock))),
             sources: None,
+            groups: None,
             is_server: options.dhcp_server,
             is_isolated: options.isolated,
             is_uplink: options.kind == "xdp",

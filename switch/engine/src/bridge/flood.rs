@@ -10,6 +10,7 @@ use crate::egress::deliver::TxResult;
 use crate::egress::deliver::send_groups;
 use crate::egress::tx::Groups;
 use crate::egress::tx::Tx;
+use crate::groups::stage as groups;
 use crate::observe::counters::QueueCounters;
 use crate::observe::tap;
 use crate::shares::Account;
@@ -218,16 +219,16 @@ fn send_to(
         false => {
             for position in 0..tx.flood.frames.len() {
                 let index = usize::from(tx.flood.frames[position]);
-                copies += u32::from(add(burst, index, (number, port), to.view, tx));
+                copies += u32::from(add(burst, index, (number, port), to.view, tx, tally));
             }
         }
         true => {
             tried = burst.len();
             for (index, frame) in burst.frames().iter().enumerate() {
-                let is_over = port.meter_in.is_some() && tx.over_rate >> (index % BURST) & 1 == 1;
-                let is_its = frame.verdict == Verdict::port(number) && !is_over;
+                let is_refused = port.is_policed() && tx.refusal(index).is_some();
+                let is_its = frame.verdict == Verdict::port(number) && !is_refused;
                 if is_its || frame.verdict == Verdict::FLOOD {
-                    let added = add(burst, index, (number, port), to.view, tx);
+                    let added = add(burst, index, (number, port), to.view, tx, tally);
                     copies += u32::from(added && !is_its);
                 }
             }
@@ -302,13 +303,14 @@ fn index_of(pick: TxEntry) -> usize {
     usize::from(pick.frame) % BURST
 }
 
-/// Adds a copy of frame `index` for a port; `false` if the port does not carry its VLAN.
+/// Adds a copy of frame `index` for a port; `false` if the port does not carry its VLAN, or its groups refuse the copy.
 fn add(
     burst: &Burst,
     index: usize,
     (number, port): (u16, &PortSnapshot),
     view: &Snapshot,
     tx: &mut Tx,
+    tally: &mut TxResult,
 ) -> bool {
     let Some(frame) = burst.frames().get(index) else {
         return false;
@@ -320,6 +322,20 @@ fn add(
     let Some(tag) = tag else {
         return false;
     };
+    if port.groups.is_some()
+        && frame.verdict == Verdict::FLOOD
+        && let Some(reason) = groups::flooded(index, port, view, tx.worker, &tx.packets)
+    {
+        port.counters.at(tx.worker, 0).drop(reason, 1);
+        tx.flood.copies[index % BURST] += 1;
+        tally.dropped += 1;
+        let pick = TxEntry {
+            frame: index as u8,
+            tag,
+        };
+        tap::refused(burst, (std::iter::once(pick), reason), number, view, tx);
+        return false;
+    }
     let mut queue = 0;
     if let Some(queues) = port.spreads() {
         let known = &mut tx.flood.hashes[index % BURST];

@@ -73,7 +73,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
                     }
                     continue;
                 }
-                Ok((port, tag)) if port.meter_in.is_some() => {
+                Ok((port, tag)) if view.polices && port.is_policed() => {
                     dropped += push_policed(burst, (number, port, tag), run, view, tx);
                     continue;
                 }
@@ -126,7 +126,8 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     from.dropped_copies.add(tally.dropped);
 }
 
-/// Adds a run of frames for a port whose rate is limited, without those that exceed it. Returns how many do.
+/// Adds a run of frames for a port whose rate is limited, or that has groups, without those that exceed the one or that the
+/// other does not allow. Returns how many are refused.
 #[cold]
 #[inline(never)]
 fn push_policed(
@@ -136,23 +137,21 @@ fn push_policed(
     view: &Snapshot,
     tx: &mut Tx,
 ) -> u64 {
-    let over = tx.over_rate;
-    let is_over = |index: usize| over >> (index % BURST) & 1 == 1;
-    for index in run.clone().filter(|index| !is_over(*index)) {
-        tx.push_run(number, port, tag, index..index + 1, burst, view);
-    }
-    let refused = run.filter(|index| is_over(*index));
-    let count = refused.clone().count();
-    if count > 0 {
-        let counters = port.counters.at(tx.worker, 0);
-        counters.drop(DropReason::RateExceeded, count as u32);
-        let picks = refused.map(|index| TxEntry {
+    let mut count = 0;
+    for index in run {
+        let Some(reason) = tx.refusal(index) else {
+            tx.push_run(number, port, tag, index..index + 1, burst, view);
+            continue;
+        };
+        count += 1;
+        port.counters.at(tx.worker, 0).drop(reason, 1);
+        let pick = TxEntry {
             frame: index as u8,
             tag,
-        });
-        tap::refused(burst, (picks, DropReason::RateExceeded), number, view, tx);
+        };
+        tap::refused(burst, (std::iter::once(pick), reason), number, view, tx);
     }
-    count as u64
+    count
 }
 
 /// Returns the port that a frame goes to, and its tag operation.

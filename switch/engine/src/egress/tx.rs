@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, HeaderOp, TxEntry, Work, tsc};
+use crosspoint_packet::DropReason;
 use crosspoint_vring::{RingFault, RxScratch};
 use crosspoint_xsk::{Flushed, Handoff, XskTx};
 
@@ -16,6 +17,7 @@ use crate::egress::gso::Gso;
 use crate::egress::guest_queues::GuestQueues;
 use crate::egress::guest_queues::Spread;
 use crate::egress::uplink::NicUse;
+use crate::groups::stage::Packets;
 use crate::shares::Account;
 use crate::shares::Shares;
 use crate::snapshot::Egress;
@@ -192,6 +194,8 @@ pub struct Tx {
     pub(crate) is_plain: bool,
     /// Frames of the burst, by bits, that go to one port and exceed its rate.
     pub(crate) over_rate: u64,
+    /// What the burst's frames are, for security groups, and which of them are not allowed.
+    pub(crate) packets: Packets,
     /// Guest queues that got frames in this iteration: they may need a call.
     pub(crate) touched: Vec<Touched>,
     /// Rings found broken since the last report to the control thread.
@@ -231,6 +235,7 @@ impl Tx {
             flood_cycles: 0,
             is_plain: false,
             over_rate: 0,
+            packets: Packets::default(),
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Gso::default(),
@@ -242,6 +247,13 @@ impl Tx {
             spreads: Vec::with_capacity(BURST),
             looks: 0,
         }
+    }
+
+    /// Returns why frame `index` of the burst, which goes to one port, is refused there: by the port's groups, or for its rate.
+    pub(crate) fn refusal(&self, index: usize) -> Option<DropReason> {
+        let is_over = self.over_rate >> (index % BURST) & 1 == 1;
+        let denied = self.packets.refusal(index);
+        denied.or(is_over.then_some(DropReason::RateExceeded))
     }
 
     /// Exchanges the egress queue to NIC port `port`.

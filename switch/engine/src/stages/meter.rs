@@ -331,6 +331,9 @@ pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut 
         let Decision::Port(number) = frame.verdict.decision() else {
             continue;
         };
+        if tx.packets.refusal(index).is_some() {
+            continue;
+        }
         let Some((port, meter)) = metered(view, number) else {
             continue;
         };

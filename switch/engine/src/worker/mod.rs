@@ -15,6 +15,7 @@ use crate::bridge::flood;
 use crate::egress::deliver::deliver;
 use crate::egress::tx::Tx;
 use crate::egress::uplink;
+use crate::groups::stage as groups;
 use crate::observe;
 use crate::observe::counters::QueueCounters;
 use crate::observe::mirror;
@@ -505,10 +506,14 @@ fn forward(
     let ingress = id.0;
     parse(burst);
     admit(burst, ingress, view);
+    if view.polices {
+        groups::send(burst, ingress, view, tx.worker, &mut tx.packets);
+    }
     if lookup(burst, ingress, view, tick, keys) {
         flood::police(burst, ingress, view, tx);
     }
     if view.polices {
+        groups::receive(burst, view, tx.worker, &mut tx.packets);
         meter::police(burst, ingress, view, tx);
     }
     if view.is_observed() {

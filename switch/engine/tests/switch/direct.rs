@@ -122,6 +122,7 @@ impl World {
             meter_in: None,
             uplink_share: None,
             sources: None,
+            groups: None,
             is_server: true,
             is_isolated: false,
             is_uplink: false,

@@ -84,6 +84,7 @@ fn what_the_switch_sends_out_of_an_isolated_port_leaves() {
 #[test]
 fn what_only_servers_send_is_dropped_where_it_comes_in() {
     let guest = PortOptions {
+        groups: None,
         is_server: false,
         ..PortOptions::default()
     };

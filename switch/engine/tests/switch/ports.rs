@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crosspoint_engine::bridge::fdb::Quota;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::egress::guest_queues::GuestQueues;
+use crosspoint_engine::groups::GroupPolicy;
 use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
@@ -45,6 +46,8 @@ pub struct PortOptions {
     /// Whether its frames reach uplinks only, and whether it counts as one.
     pub is_isolated: bool,
     pub is_uplink: bool,
+    /// Its security groups.
+    pub groups: Option<Arc<GroupPolicy>>,
     /// Whether it may send what DHCP servers send.
     pub is_server: bool,
     /// The only addresses that it may claim: MAC, and IP if that is limited too.
@@ -72,6 +75,7 @@ impl Default for PortOptions {
             meter_in: None,
             is_isolated: false,
             is_uplink: false,
+            groups: None,
             is_server: true,
             macs: Vec::new(),
             ips: Vec::new(),
@@ -160,6 +164,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         meter_in: options.meter_in.clone(),
         uplink_share: None,
         sources: guard(options).map(Arc::new),
+        groups: options.groups.clone(),
         is_server: options.is_server,
         is_isolated: options.is_isolated,
         is_uplink: options.is_uplink,

@@ -1,0 +1,538 @@
+//! The connections of all guests with security groups: one table that all workers share, without a lock.
+//!
+//! Both directions of a connection may be on different workers, so workers cannot have tables of their own. Each port with
+//! groups has a *zone*: a connection between two such guests has an entry for each, with its own rules and quota.
+//!
+//! A connection is in one of the slots of two buckets, chosen by a secret hash of its key. A bucket is one cache line with
+//! the states of its slots; a state has a part of the hash, so that nearly always only the right key is compared. The key
+//! lies in a line of its own.
+//!
+//! - *Look-up*: read the state, compare the key, read the state again: if it is another use of the slot, the key may be a
+//!   mixture, and is not this connection's.
+//! - *Insert*: take a free slot by a compare-and-swap to "busy", write the key, publish the state. Two workers may insert
+//!   the same connection at once: the first in the order of slots is used from then on, and the other times out.
+//! - *Change*: a compare-and-swap of the state. An established connection's state is written once a second at most.
+//! - *Remove*: a compare-and-swap to "free". The control side does it for what has timed out.
+//!
+//! All loops are bounded by the number of slots of two buckets.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use super::packet::address_of;
+use super::rules::Direction;
+use super::state::{Entry, Phase, Slot, State, TAG_MASK, TICK_MASK, idle};
+use super::zone::Zone;
+
+/// Slots of a bucket.
+const SLOTS: usize = 8;
+/// Attempts to change a state that other workers change at the same time.
+const TRIES: usize = 4;
+/// How long later fragments of a datagram may follow the first, seconds.
+const FRAGMENTS_S: u32 = 5;
+/// How long a connection that was closed is remembered, seconds: packets may be late.
+const CLOSED_S: u32 = 10;
+/// How long a connection stays that one side has closed, seconds: the kernel's value for FIN_WAIT.
+const CLOSING_S: u32 = 120;
+/// Above three quarters of the table, half-open connections time out after this many seconds.
+const HALF_OPEN_FULL_S: u32 = 5;
+
+/// Addresses and ports of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ends {
+    pub(super) source: u128,
+    pub(super) destination: u128,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
+}
+
+/// A connection's key: its two ends, the lower one first, so that both directions have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Key {
+    words: [u64; 5],
+}
+
+const ZONE_MASK: u32 = 0x7f_ffff;
+/// In the last word: the key of a datagram's fragments.
+const IS_FRAGMENTS: u64 = 1 << 63;
+
+impl Key {
+    /// Returns the key, and whether the packet comes from the lower end.
+    #[inline(always)]
+    pub(super) fn new(ends: &Ends, protocol: u8, zone: u32) -> (Key, bool) {
+        let source = (ends.source, ends.source_port);
+        let destination = (ends.destination, ends.destination_port);
+        let is_from_low = source <= destination;
+        let (low, high) = match is_from_low {
+            true => (source, destination),
+            false => (destination, source),
+        };
+        (Key::of(low, high, protocol, zone), is_from_low)
+    }
+
+    /// The key of the fragments of a datagram, whose number takes the place of the ports.
+    pub(super) fn of_fragments(ends: &Ends, zone: u32) -> Key {
+        let source = (ends.source, ends.source_port);
+        let destination = (ends.destination, ends.destination_port);
+        let mut key = Key::of(source, destination, 0, zone);
+        key.words[4] |= IS_FRAGMENTS;
+        key
+    }
+
+    #[inline(always)]
+    fn of(low: (u128, u16), high: (u128, u16), protocol: u8, zone: u32) -> Key {
+        Key {
+            words: [
+                low.0 as u64,
+                (low.0 >> 64) as u64,
+                high.0 as u64,
+                (high.0 >> 64) as u64,
+                u64::from(low.1)
+                    | u64::from(high.1) << 16
+                    | u64::from(protocol) << 32
+                    | u64::from(zone & ZONE_MASK) << 40,
+            ],
+        }
+    }
+
+    fn zone(&self) -> u32 {
+        (self.words[4] >> 40) as u32 & ZONE_MASK
+    }
+
+    pub(super) fn protocol(&self) -> u8 {
+        (self.words[4] >> 32) as u8
+    }
+
+    /// Its ends, as a packet from the lower one has them.
+    pub(super) fn ends(&self) -> Ends {
+        let address = |at: usize| u128::from(self.words[at]) | u128::from(self.words[at + 1]) << 64;
+        Ends {
+            source: address(0),
+            destination: address(2),
+            source_port: self.words[4] as u16,
+            destination_port: (self.words[4] >> 16) as u16,
+        }
+    }
+}
+
+impl Ends {
+    /// The ends of a packet in the opposite direction.
+    pub(super) fn turned(self) -> Ends {
+        Ends {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
+/// Where a key may be: a bucket, another one, and the part of the hash that states have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    first: u32,
+    second: u32,
+    tag: u32,
+}
+
+/// A connection that was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    slot: u32,
+    state: State,
+    pub(super) entry: Entry,
+}
+
+#[repr(align(64))]
+#[derive(Default)]
+struct Bucket([AtomicU64; SLOTS]);
+
+#[repr(align(64))]
+#[derive(Default)]
+struct KeySlot([AtomicU64; 5]);
+
+/// When connections time out, seconds since their last packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP, established.
+    pub tcp_established_s: u32,
+    /// TCP, half-open.
+    pub tcp_half_open_s: u32,
+    /// UDP of which only one side has sent.
+    pub udp_s: u32,
+    /// UDP of which both sides have sent.
+    pub udp_stream_s: u32,
+    /// Other protocols, and TCP whose beginning was not seen and that only one side has sent.
+    pub other_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp_established_s: 24 * 3600,
+            tcp_half_open_s: 30,
+            udp_s: 30,
+            udp_stream_s: 180,
+            other_s: 60,
+        }
+    }
+}
+
+/// A connection as operators see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Number of its port's zone.
+    pub zone: u32,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Address and port of the originator; the identifier of an echo request in place of the port; 0 for protocols without.
+    pub source: (IpAddr, u16),
+    /// The same of the other side.
+    pub destination: (IpAddr, u16),
+    /// Direction of its first packet.
+    pub direction: Direction,
+    /// Its phase.
+    pub phase: Phase,
+    /// Seconds since its last packet.
+    pub idle_s: u32,
+}
+
+/// Result of a sweep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Slots that were looked at.
+    pub slots: usize,
+    /// Connections that timed out.
+    pub removed: usize,
+}
+
+/// The table.
+pub struct Connections {
+    buckets: Box<[Bucket]>,
+    keys: Box<[KeySlot]>,
+    seeds: [u64; 3],
+    /// Seconds since the table was made.
+    tick: AtomicU32,
+    len: AtomicU32,
+    timeouts: [AtomicU32; 5],
+    /// The slot that the next sweep begins with.
+    next: AtomicU32,
+}
+
+impl Connections {
+    /// Creates a table for `max` connections; it has a fifth more slots, at least, and 72 bytes for each.
+    pub fn new(max: usize, timeouts: Timeouts) -> Connections {
+        let wanted = (max + max / 5).div_ceil(SLOTS).max(2);
+        let count = wanted.next_power_of_two();
+        let hasher = RandomState::new();
+        let connections = Connections {
+            buckets: (0..count).map(|_| Bucket::default()).collect(),
+            keys: (0..count * SLOTS).map(|_| KeySlot::default()).collect(),
+            // Random for each process: guests choose what is hashed.
+            seeds: [0u64, 1, 2].map(|number| hasher.hash_one(number) | 1),
+            tick: AtomicU32::new(0),
+            len: AtomicU32::new(0),
+            timeouts: Default::default(),
+            next: AtomicU32::new(0),
+        };
+        connections.set_timeouts(timeouts);
+        connections
+    }
+
+    /// Changes when connections time out.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        let all = [
+            timeouts.tcp_established_s,
+            timeouts.tcp_half_open_s,
+            timeouts.udp_s,
+            timeouts.udp_stream_s,
+            timeouts.other_s,
+        ];
+        for (place, timeout) in self.timeouts.iter().zip(all) {
+            place.store(timeout.min(TICK_MASK / 2), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of slots.
+    pub fn capacity(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Returns the number of connections.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed) as usize
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the memory of the table, bytes.
+    pub fn bytes(&self) -> usize {
+        self.buckets.len() * size_of::<Bucket>() + self.keys.len() * size_of::<KeySlot>()
+    }
+
+    /// The time, seconds since the table was made.
+    #[inline(always)]
+    pub(super) fn now(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    /// Where a key may be.
+    #[inline(always)]
+    pub(super) fn place(&self, key: &Key) -> Place {
+        let [a, b, c, d, e] = key.words;
+        let [s, t, u] = self.seeds;
+        // Multiplication to 128 bits, both halves folded, as in wyhash (Wang Yi).
+        let fold = |x: u64, y: u64| {
+            let product = u128::from(x) * u128::from(y);
+            product as u64 ^ (product >> 64) as u64
+        };
+        let hash = fold(fold(a ^ s, b ^ t) ^ c ^ u, fold(d ^ t, e ^ s) ^ u);
+        let hash = fold(hash ^ s, u);
+        let mask = self.buckets.len() as u32 - 1;
+        Place {
+            first: hash as u32 & mask,
+            second: (hash >> 22) as u32 & mask,
+            tag: (hash >> 44) as u32 & TAG_MASK,
+        }
+    }
+
+    /// Prefetches what a look-up reads first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, place: &Place) {
+        if let Some(bucket) = self.buckets.get(place.first as usize) {
+            crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
+        }
+    }
+
+    /// Finds a connection.
+    #[inline(always)]
+    pub(super) fn find(&self, key: &Key, place: &Place) -> Option<Found> {
+        let found = self.find_in(place.first, key, place.tag);
+        found.or_else(|| self.find_in(place.second, key, place.tag))
+    }
+
+    #[inline(always)]
+    fn find_in(&self, bucket: u32, key: &Key, tag: u32) -> Option<Found> {
+        let states = self.buckets.get(bucket as usize)?;
+        for (index, word) in states.0.iter().enumerate() {
+            // Acquire: the key was written before the state was published.
+            let state = State(word.load(Ordering::Acquire));
+            if !state.is_live_with(tag) {
+                continue;
+            }
+            let slot = bucket * SLOTS as u32 + index as u32;
+            if self.key_at(slot) != Some(*key) {
+                continue;
+            }
+            // The key is read before the state is read again.
+            fence(Ordering::Acquire);
+            let again = State(word.load(Ordering::Relaxed));
+            if again.is_same_use(state) {
+                return Some(Found {
+                    slot,
+                    state: again,
+                    entry: again.entry(),
+                });
+            }
+        }
+        None
+    }
+
+    fn key_at(&self, slot: u32) -> Option<Key> {
+        let words = &self.keys.get(slot as usize)?.0;
+        Some(Key {
+            words: words.each_ref().map(|word| word.load(Ordering::Relaxed)),
+        })
+    }
+
+    fn state_at(&self, slot: u32) -> Option<&AtomicU64> {
+        let slot = slot as usize;
+        self.buckets.get(slot / SLOTS)?.0.get(slot % SLOTS)
+    }
+
+    /// Changes a connection by `with`, which may be called several times. Returns what it was before, and what it is now;
+    /// `None` if it is gone.
+    pub(super) fn change(
+        &self,
+        found: &Found,
+        with: impl Fn(Entry) -> Entry,
+    ) -> Option<(Entry, Entry)> {
+        let word = self.state_at(found.slot)?;
+        let mut state = found.state;
+        for _ in 0..TRIES {
+            let (before, after) = (state.entry(), with(state.entry()));
+            if before == after {
+                return Some((before, after));
+            }
+            let new = state.with(&after).0;
+            match word.compare_exchange(state.0, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((before, after)),
+                Err(now) if State(now).is_same_use(state) => state = State(now),
+                Err(_) => return None,
+            }
+        }
+        // Other workers changed it at the same time: their packets count.
+        Some((state.entry(), state.entry()))
+    }
+
+    /// Removes a connection, unless it has changed. Returns whether it was removed.
+    pub(super) fn remove(&self, found: &Found, zone: &Zone) -> bool {
+        let is_removed = self.free(found.slot, found.state);
+        if is_removed {
+            zone.note_gone(found.entry.phase);
+        }
+        is_removed
+    }
+
+    fn free(&self, slot: u32, state: State) -> bool {
+        let Some(word) = self.state_at(slot) else {
+            return false;
+        };
+        let freed = state.freed().0;
+        let result = word.compare_exchange(state.0, freed, Ordering::Relaxed, Ordering::Relaxed);
+        if result.is_ok() {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+        result.is_ok()
+    }
+
+    /// Adds a connection. Returns `false` if both buckets are full.
+    pub(super) fn insert(&self, key: &Key, place: &Place, entry: &Entry) -> bool {
+        let free_in = |bucket: u32| {
+            let states = self.buckets.get(bucket as usize);
+            let words = states.map_or(&[][..], |bucket| &bucket.0);
+            let is_free =
+                |word: &&AtomicU64| State(word.load(Ordering::Relaxed)).slot() == Slot::Free;
+            words.iter().filter(is_free).count()
+        };
+        // The emptier one: so buckets are full only when the table is (Azar et al., "Balanced allocations", 1999).
+        let buckets = match free_in(place.first) >= free_in(place.second) {
+            true => [place.first, place.second],
+            false => [place.second, place.first],
+        };
+        let mut slots = buckets.into_iter().flat_map(|bucket| {
+            let first = bucket * SLOTS as u32;
+            first..first + SLOTS as u32
+        });
+        slots.any(|slot| self.fill(slot, key, place.tag, entry))
+    }
+
+    /// Takes a slot, if it is free.
+    fn fill(&self, slot: u32, key: &Key, tag: u32, entry: &Entry) -> bool {
+        let (Some(word), Some(place)) = (self.state_at(slot), self.keys.get(slot as usize)) else {
+            return false;
+        };
+        let state = State(word.load(Ordering::Relaxed));
+        if state.slot() != Slot::Free {
+            return false;
+        }
+        // Acquire: the key is written after the slot is taken.
+        let busy = state.busy();
+        let taken = word.compare_exchange(state.0, busy.0, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_err() {
+            return false;
+        }
+        // A reader that sees a word of this key also sees that the slot is not what it was.
+        fence(Ordering::Release);
+        for (place, value) in place.0.iter().zip(key.words) {
+            place.store(value, Ordering::Relaxed);
+        }
+        word.store(busy.live(tag, entry).0, Ordering::Release);
+        self.len.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Removes what has timed out among the next `slots` slots. `seconds`: the time since the table was made. `zone` returns
+    /// a zone by its number; connections of zones that are gone are removed. For the control side.
+    pub fn sweep<'z>(
+        &self,
+        seconds: u32,
+        slots: usize,
+        zone: impl Fn(u32) -> Option<&'z Zone>,
+    ) -> Swept {
+        self.tick.store(seconds & TICK_MASK, Ordering::Relaxed);
+        let is_full = self.len() > self.capacity() / 4 * 3;
+        let mut swept = Swept::default();
+        for _ in 0..slots.min(self.capacity()) {
+            let slot = self.next.load(Ordering::Relaxed);
+            let next = (slot as usize + 1) % self.capacity();
+            self.next.store(next as u32, Ordering::Relaxed);
+            swept.slots += 1;
+            let Some((state, key)) = self.live_at(slot) else {
+                continue;
+            };
+            let (entry, zone) = (state.entry(), zone(key.zone()));
+            let timeout = self.timeout(entry.phase, key.protocol(), is_full);
+            let is_over = idle(entry.tick, seconds) > timeout;
+            if (is_over || zone.is_none()) && self.free(slot, state) {
+                swept.removed += 1;
+                if let Some(zone) = zone {
+                    zone.note_gone(entry.phase);
+                }
+            }
+        }
+        swept
+    }
+
+    /// The connection of a slot, if there is one.
+    fn live_at(&self, slot: u32) -> Option<(State, Key)> {
+        let word = self.state_at(slot)?;
+        let state = State(word.load(Ordering::Acquire));
+        if state.slot() != Slot::Live {
+            return None;
+        }
+        let key = self.key_at(slot)?;
+        fence(Ordering::Acquire);
+        let again = State(word.load(Ordering::Relaxed));
+        again.is_same_use(state).then_some((again, key))
+    }
+
+    fn timeout(&self, phase: Phase, protocol: u8, is_full: bool) -> u32 {
+        let [established, half_open, udp, udp_stream, other] = self
+            .timeouts
+            .each_ref()
+            .map(|timeout| timeout.load(Ordering::Relaxed));
+        let is_udp = protocol == super::packet::UDP;
+        match phase {
+            Phase::SynSent | Phase::SynReceived if is_full => half_open.min(HALF_OPEN_FULL_S),
+            Phase::SynSent | Phase::SynReceived => half_open,
+            Phase::Established => established,
+            Phase::FinFromOriginator | Phase::FinFromOther => CLOSING_S.min(established),
+            Phase::Closed => CLOSED_S,
+            Phase::OneWay if is_udp => udp,
+            Phase::TwoWay if is_udp => udp_stream,
+            Phase::Adopted | Phase::OneWay | Phase::TwoWay => other,
+            Phase::Fragments => FRAGMENTS_S,
+        }
+    }
+
+    /// Returns the connections, in no order. Connections that begin or end meanwhile may be missing.
+    pub fn iter(&self) -> impl Iterator<Item = Connection> {
+        let now = self.now();
+        (0..self.capacity() as u32).filter_map(move |slot| {
+            let (state, key) = self.live_at(slot)?;
+            let entry = state.entry();
+            if entry.phase == Phase::Fragments {
+                return None;
+            }
+            let ends = match entry.is_low_originator {
+                true => key.ends(),
+                false => key.ends().turned(),
+            };
+            Some(Connection {
+                zone: key.zone(),
+                protocol: key.protocol(),
+                source: (address_of(ends.source), ends.source_port),
+                destination: (address_of(ends.destination), ends.destination_port),
+                direction: entry.direction,
+                phase: entry.phase,
+                idle_s: idle(entry.tick, now),
+            })
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! Security groups: which packets a guest may send and get.
+//!
+//! Each port with groups has a [`GroupPolicy`]: compiled rules ([`rules`]), and a zone in the table of connections
+//! ([`connections`]). What the guest sends is decided on before the look-up of its destination, what is sent to it between
+//! look-up and delivery ([`stage`]). A packet of a known connection passes; the first packet of another one passes if a rule
+//! allows it.
+//!
+//! What passes in any case: ARP, neighbour discovery and multicast listener discovery, a DHCP client's requests and the
+//! answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard against
+//! DHCP servers and routers, and `forward_control`.
+
+pub mod connections;
+mod packet;
+mod ranges;
+pub mod rules;
+pub(crate) mod stage;
+pub mod state;
+pub mod zone;
+
+use std::sync::Arc;
+
+pub use connections::{Connection, Connections, Swept, Timeouts};
+pub use rules::{Direction, Rule, RuleTable, TooComplex};
+pub use state::Phase as ConnectionState;
+pub use zone::Zone;
+
+impl std::fmt::Debug for GroupPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupPolicy")
+            .field("zone", &self.zone)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The groups of one port.
+#[derive(Clone)]
+pub struct GroupPolicy {
+    rules: Arc<RuleTable>,
+    zone: Arc<Zone>,
+    generation: u8,
+    keeps: bool,
+}
+
+impl GroupPolicy {
+    /// Creates the policy of a port. `generation` is another one whenever the port's rules change: connections of earlier
+    /// generations are compared with the rules again when their next packet comes, unless `keeps` is set.
+    pub fn new(rules: Arc<RuleTable>, zone: Arc<Zone>, generation: u8, keeps: bool) -> GroupPolicy {
+        GroupPolicy {
+            rules,
+            zone,
+            generation,
+            keeps,
+        }
+    }
+
+    /// Returns the compiled rules.
+    pub fn rules(&self) -> &Arc<RuleTable> {
+        &self.rules
+    }
+
+    /// Returns the zone.
+    pub fn zone(&self) -> &Arc<Zone> {
+        &self.zone
+    }
+}
