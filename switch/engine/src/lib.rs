@@ -7,12 +7,11 @@
 
 pub mod bridge;
 mod counter_lists;
+pub mod groups;
 pub mod sync;
 
 #[cfg(not(loom))]
 pub mod egress;
-#[cfg(not(loom))]
-pub mod groups;
 #[cfg(not(loom))]
 pub mod observe;
 #[cfg(not(loom))]

@@ -19,15 +19,18 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::packet::address_of;
+use super::numbers::{UDP, address_of};
 use super::rules::Direction;
 use super::state::{Entry, Phase, Slot, State, TAG_MASK, TICK_MASK, idle};
 use super::zone::Zone;
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Slots of a bucket.
-const SLOTS: usize = 8;
+/// Slots of a bucket: a cache line. One under loom, which tries every interleaving.
+const SLOTS: usize = if cfg!(loom) { 1 } else { 8 };
 /// Attempts to change a state that other workers change at the same time.
 const TRIES: usize = 4;
 /// How long later fragments of a datagram may follow the first, seconds.
@@ -222,10 +225,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Creates a table for `max` connections; it has a fifth more slots, at least, and 72 bytes for each.
+    /// Creates a table for `max` connections; it has half as many slots again, so that they fit, and 72 bytes for each.
     pub fn new(max: usize, timeouts: Timeouts) -> Connections {
-        let wanted = (max + max / 5).div_ceil(SLOTS).max(2);
-        let count = wanted.next_power_of_two();
+        let count = (max + max / 2).div_ceil(SLOTS).max(2);
         let hasher = RandomState::new();
         let connections = Connections {
             buckets: (0..count).map(|_| Bucket::default()).collect(),
@@ -293,11 +295,14 @@ impl Connections {
         };
         let hash = fold(fold(a ^ s, b ^ t) ^ c ^ u, fold(d ^ t, e ^ s) ^ u);
         let hash = fold(hash ^ s, u);
-        let mask = self.buckets.len() as u32 - 1;
+        // Each half of the hash gives a bucket by its upper bits (Lemire, "Fast random integer generation in an interval",
+        // 2019); the lower bits give the tag.
+        let count = self.buckets.len() as u64;
+        let (low, high) = (hash & 0xffff_ffff, hash >> 32);
         Place {
-            first: hash as u32 & mask,
-            second: (hash >> 22) as u32 & mask,
-            tag: (hash >> 44) as u32 & TAG_MASK,
+            first: (low * count >> 32) as u32,
+            second: (high * count >> 32) as u32,
+            tag: (low as u32 ^ (high as u32) << 6) & TAG_MASK,
         }
     }
 
@@ -497,7 +502,7 @@ impl Connections {
             .timeouts
             .each_ref()
             .map(|timeout| timeout.load(Ordering::Relaxed));
-        let is_udp = protocol == super::packet::UDP;
+        let is_udp = protocol == UDP;
         match phase {
             Phase::SynSent | Phase::SynReceived if is_full => half_open.min(HALF_OPEN_FULL_S),
             Phase::SynSent | Phase::SynReceived => half_open,
@@ -534,5 +539,142 @@ impl Connections {
                 idle_s: idle(entry.tick, now),
             })
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> Key {
+        let ends = Ends {
+            source: number.into(),
+            destination: u128::MAX,
+            source_port: 1,
+            destination_port: 2,
+        };
+        Key::new(&ends, 6, 1).0
+    }
+
+    const ENTRY: Entry = Entry {
+        phase: Phase::Established,
+        is_low_originator: true,
+        direction: Direction::In,
+        generation: 3,
+        tick: 5,
+    };
+
+    /// As many connections as were asked for fit, each is found with its entry, and others are not.
+    #[test]
+    fn as_many_connections_fit_as_were_asked_for() {
+        let max = 300_000;
+        let table = Connections::new(max, Timeouts::default());
+        for number in 0..max as u32 {
+            let key = key(number);
+            assert!(table.insert(&key, &table.place(&key), &ENTRY), "{number}");
+        }
+        assert_eq!(table.len(), max);
+        for number in 0..2 * max as u32 {
+            let key = key(number);
+            let found = table.find(&key, &table.place(&key));
+            let expected = (number < max as u32).then_some(ENTRY);
+            assert_eq!(found.map(|found| found.entry), expected, "{number}");
+        }
+    }
+
+    /// A million connections need 108 bytes each.
+    #[test]
+    fn a_million_connections_need_108_bytes_each() {
+        let table = Connections::new(1_000_000, Timeouts::default());
+        assert_eq!(table.bytes(), 108_000_000);
+    }
+
+    /// Both directions of a connection have one key, and different connections different ones.
+    #[test]
+    fn both_directions_have_one_key() {
+        let ends = Ends {
+            source: 7,
+            destination: 5,
+            source_port: 1,
+            destination_port: 2,
+        };
+        let ((key, is_low), (back, is_back_low)) =
+            (Key::new(&ends, 17, 9), Key::new(&ends.turned(), 17, 9));
+        assert_eq!((key, is_low, is_back_low), (back, false, true));
+        assert_eq!(
+            (key.ends(), key.protocol(), key.zone()),
+            (ends.turned(), 17, 9)
+        );
+        for other in [
+            Key::new(&ends, 6, 9).0,
+            Key::new(&ends, 17, 8).0,
+            Key::of_fragments(&ends, 9),
+        ] {
+            assert_ne!(key, other);
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+
+    use super::*;
+
+    fn key(number: u64) -> Key {
+        Key { words: [number; 5] }
+    }
+
+    fn entry(tick: u32) -> Entry {
+        Entry {
+            phase: Phase::OneWay,
+            is_low_originator: true,
+            direction: Direction::In,
+            generation: 0,
+            tick,
+        }
+    }
+
+    /// While a slot is given to another connection with the same part of the hash, a reader finds either one with its own
+    /// entry, and a change reaches only the connection that it was made for.
+    #[test]
+    fn a_slot_that_is_used_again_is_not_mistaken() {
+        let mut builder = loom::model::Builder::new();
+        // More preemptions take minutes.
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let place = Place {
+                first: 0,
+                second: 0,
+                tag: 1,
+            };
+            let table = Arc::new(Connections::new(1, Timeouts::default()));
+            assert!(table.insert(&key(1), &place, &entry(1)));
+            let other = table.clone();
+            let changer = loom::thread::spawn(move || {
+                let found = other.find(&key(1), &place).expect("it is there");
+                assert!(
+                    other.free(found.slot, found.state) || found.entry.tick != 1 || {
+                        // The reader has changed it meanwhile.
+                        let found = other.find(&key(1), &place).expect("it is there");
+                        other.free(found.slot, found.state)
+                    }
+                );
+                assert!(other.insert(&key(2), &place, &entry(2)));
+            });
+            for number in [1, 2] {
+                if let Some(found) = table.find(&key(number), &place) {
+                    assert_eq!(u64::from(found.entry.tick), number);
+                    table.change(&found, |entry| Entry {
+                        generation: number as u8,
+                        ..entry
+                    });
+                }
+            }
+            changer.join().expect("no panic");
+            let found = table.find(&key(2), &place).expect("it is there");
+            assert_eq!(found.entry.tick, 2);
+            assert!(matches!(found.entry.generation, 0 | 2));
+        });
     }
 }

@@ -10,12 +10,16 @@
 //! DHCP servers and routers, and `forward_control`.
 
 pub mod connections;
-mod packet;
+mod numbers;
 mod ranges;
 pub mod rules;
-pub(crate) mod stage;
 pub mod state;
 pub mod zone;
+
+#[cfg(not(loom))]
+mod packet;
+#[cfg(not(loom))]
+pub(crate) mod stage;
 
 use std::sync::Arc;
 

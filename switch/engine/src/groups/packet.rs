@@ -4,27 +4,16 @@
 //! one exception: the flags of a TCP header there are read once more than they are delivered. They do not decide which
 //! packets pass, only how long a connection is remembered.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crosspoint_frame::{Burst, Frame, HEAD_LEN};
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
 use crate::groups::connections::{Ends, Key};
+use crate::groups::numbers::{ICMP, ICMPV6, SCTP, TCP, UDP, address_of};
 use crate::stages::port_security::is_hidden;
 
 const ARP: u16 = 0x0806;
-pub(super) const ICMP: u8 = 1;
-pub(super) const TCP: u8 = 6;
-pub(super) const UDP: u8 = 17;
-pub(super) const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
-
-/// Flags of a TCP header (RFC 9293, 3.1).
-pub(super) const FIN: u8 = 1;
-pub(super) const SYN: u8 = 2;
-pub(super) const RST: u8 = 4;
-pub(super) const ACK: u8 = 16;
-
 /// Bytes of the beginning of a fragmented packet's payload that must be in its first fragment: the ports of all
 /// protocols (RFC 1858, 3).
 const FIRST_FRAGMENT_MIN: usize = 8;
@@ -73,15 +62,6 @@ impl Flow {
             false => self.ends.source,
         };
         address_of(address)
-    }
-}
-
-/// The address as IPv4 or IPv6: connections have all addresses as IPv6 (RFC 4291, 2.5.5.2).
-pub(super) fn address_of(address: u128) -> IpAddr {
-    let address = Ipv6Addr::from_bits(address);
-    match address.to_ipv4_mapped() {
-        Some(address) => IpAddr::V4(address),
-        None => IpAddr::V6(address),
     }
 }
 

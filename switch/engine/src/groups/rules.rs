@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crosspoint_packet::IpNet;
 
-use super::packet::{ICMP, ICMPV6};
+use super::numbers::{ICMP, ICMPV6};
 use super::ranges::{Bits, Pieces};
 
 /// Most rules of one list of groups, both directions together.

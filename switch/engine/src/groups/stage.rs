@@ -5,7 +5,8 @@ use crosspoint_packet::DropReason;
 
 use crate::groups::GroupPolicy;
 use crate::groups::connections::{Connections, Found, Key, Place};
-use crate::groups::packet::{Flow, Fragments, ICMP, ICMPV6, Packet, address_of, read};
+use crate::groups::numbers::{ICMP, ICMPV6, address_of};
+use crate::groups::packet::{Flow, Fragments, Packet, read};
 use crate::groups::rules::{Direction, Question};
 use crate::groups::state::{Entry, Phase};
 use crate::snapshot::{PortSnapshot, Snapshot};

@@ -4,7 +4,7 @@
 //! between workers for each packet. A connection counts as established only after a packet of its originator answered
 //! that of the other side: a server that answers forged requests establishes nothing.
 
-use super::packet::{ACK, FIN, RST, SYN, TCP};
+use super::numbers::{ACK, FIN, RST, SYN, TCP};
 use super::rules::Direction;
 
 /// Whether a slot is in use.

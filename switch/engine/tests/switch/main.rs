@@ -15,6 +15,8 @@ mod fdb_threads;
 mod floor;
 mod fragments;
 mod frames;
+mod groups;
+mod groups_cases;
 mod hostile;
 mod isolated;
 mod joins;

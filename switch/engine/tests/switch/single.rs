@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8};
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::bridge::fdb::Fdb;
 use crosspoint_engine::observe::tap::Tap;
-use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::snapshot::{PortSnapshot, Snapshot};
 use crosspoint_engine::sync::sleep::Waker;
 use crosspoint_engine::worker::{Idle, Injected, Shared, Times, Update, Worker, WorkerLink};
 use crosspoint_packet::{FlowHasher, Mac};
@@ -91,6 +91,19 @@ impl Single {
         {
             self.turn();
         }
+    }
+
+    /// Publishes a changed snapshot, which the worker uses from its next iteration on.
+    pub fn change(&mut self, change: impl FnOnce(&mut [Option<PortSnapshot>])) {
+        let mut ports = self.view.ports.clone();
+        change(&mut ports);
+        let fdb = self.view.fdb.clone();
+        let view = Snapshot::new(ports, fdb, self.view.flows, self.view.taps.clone());
+        self.view = Arc::new(view.with_connections(self.view.connections.clone()));
+        let update = Update::new(self.view.clone(), self.drivers.len());
+        let _before = self.link.mailbox.retired();
+        assert!(self.link.mailbox.publish(update).is_ok());
+        self.turn();
     }
 
     /// Has the worker handle a frame of the control thread's, in its first iteration: it looks for such frames when its

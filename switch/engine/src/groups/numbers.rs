@@ -1,0 +1,25 @@
+//! Numbers of protocols, and addresses as connections have them.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// IP protocols (the IANA registry of them).
+pub(super) const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
+pub(super) const SCTP: u8 = 132;
+
+/// Flags of a TCP header (RFC 9293, 3.1).
+pub(super) const FIN: u8 = 1;
+pub(super) const SYN: u8 = 2;
+pub(super) const RST: u8 = 4;
+pub(super) const ACK: u8 = 16;
+
+/// The address as IPv4 or IPv6: connections have all addresses as IPv6 (RFC 4291, 2.5.5.2).
+pub(super) fn address_of(address: u128) -> IpAddr {
+    let address = Ipv6Addr::from_bits(address);
+    match address.to_ipv4_mapped() {
+        Some(address) => IpAddr::V4(address),
+        None => IpAddr::V6(address),
+    }
+}

@@ -1,0 +1,329 @@
+//! Single cases of security groups: what always passes, TCP's states, ICMP errors, fragments, headers that hide what they
+//! are, limits, and changed rules.
+
+use crosspoint_engine::groups::{ConnectionState, Direction, GroupPolicy, Rule, RuleTable};
+use crosspoint_packet::DropReason;
+use std::sync::Arc;
+
+use crate::frames::host;
+use crate::groups::{ACK, FIN, Packet, RST, Rig, SYN, TCP, UDP, rule};
+
+const GUEST: usize = 0;
+const UPLINK: usize = 2;
+/// Stations: the two guests, and one behind the uplink.
+const A: u8 = 0;
+const FAR: u8 = 2;
+
+fn any_out() -> Rule {
+    rule(Direction::Out, None, &[], None)
+}
+
+/// The guest may send everything, and gets TCP to port 80.
+fn web() -> Rig {
+    let to_80 = rule(Direction::In, Some(TCP), &[80..=80], None);
+    Rig::new([vec![any_out(), to_80], vec![any_out()]])
+}
+
+fn ethernet(to: usize, from: usize, ethertype: &[u8], packet: &[u8]) -> Vec<u8> {
+    let mut frame = [&host(to as u8)[..], &host(from as u8), ethertype, packet].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// An IPv4 packet from the far station to the guest, or the other way.
+fn v4(from: u8, to: u8, protocol: u8, id: u16, place: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + payload.len() as u16).to_be_bytes());
+    packet.extend(id.to_be_bytes());
+    packet.extend(place.to_be_bytes());
+    packet.extend([64, protocol, 0, 0, 10, 0, 0, from, 10, 0, 0, to]);
+    packet.extend(payload);
+    packet
+}
+
+fn v6(from: u8, to: u8, hops: u8, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, hops]);
+    for station in [from, to] {
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        address[15] = station;
+        packet.extend(address);
+    }
+    packet.extend(payload);
+    packet
+}
+
+fn udp(ports: (u16, u16), len: usize) -> Vec<u8> {
+    let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    datagram.extend((len as u16 + 8).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.resize(8 + len, 7);
+    datagram
+}
+
+const V4: &[u8] = &[8, 0];
+const V6: &[u8] = &[0x86, 0xdd];
+
+/// A station cannot be reached without ARP, neighbour discovery and DHCP; everything else needs a rule.
+#[test]
+fn what_every_station_needs_passes_without_a_rule_and_nothing_else_does() {
+    let to_guest = |ethertype: &[u8], packet: &[u8]| {
+        let mut rig = Rig::new([vec![], vec![]]);
+        !rig.send(UPLINK, &ethernet(GUEST, UPLINK, ethertype, packet))
+            .is_empty()
+    };
+    let from_guest = |ethertype: &[u8], packet: &[u8]| {
+        let mut rig = Rig::new([vec![], vec![]]);
+        !rig.send(GUEST, &ethernet(UPLINK, GUEST, ethertype, packet))
+            .is_empty()
+    };
+    let arp = [0, 1, 8, 0, 6, 4, 0, 1];
+    let discovery = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &[0; 16]].concat();
+    assert!(to_guest(&[8, 6], &arp) && from_guest(&[8, 6], &arp));
+    for kind in 133..=137 {
+        assert!(
+            to_guest(V6, &v6(FAR, A, 255, 58, &discovery(kind))),
+            "{kind}"
+        );
+        assert!(
+            !to_guest(V6, &v6(FAR, A, 64, 58, &discovery(kind))),
+            "{kind}"
+        );
+    }
+    assert!(from_guest(V6, &v6(A, FAR, 1, 58, &discovery(143))));
+    let dhcp = |ports| v4(FAR, A, UDP, 0, 0, &udp(ports, 20));
+    assert!(to_guest(V4, &dhcp((67, 68))) && from_guest(V4, &dhcp((68, 67))));
+    assert!(!to_guest(V4, &dhcp((68, 67))) && !from_guest(V4, &dhcp((67, 68))));
+    let dhcp6 = |ports| v6(FAR, A, 64, UDP, &udp(ports, 20));
+    assert!(to_guest(V6, &dhcp6((547, 546))) && from_guest(V6, &dhcp6((546, 547))));
+    assert!(!to_guest(V6, &dhcp6((546, 547))) && !from_guest(V6, &dhcp6((547, 546))));
+    // Neither IP nor ARP; IP in a SNAP frame; behind too many tags; a header of the other version.
+    assert!(!to_guest(&[0x88, 0xcc], &[1; 40]));
+    assert!(!to_guest(
+        &[0, 40, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0],
+        &v4(FAR, A, UDP, 0, 0, &udp((1, 2), 4))
+    ));
+    assert!(!to_guest(
+        &[0x81, 0, 0, 5, 0x81, 0, 0, 5, 0x81, 0, 0, 5, 8, 0],
+        &[0x45; 40]
+    ));
+    assert!(!to_guest(V4, &v6(FAR, A, 64, UDP, &udp((1, 2), 4))));
+}
+
+/// A tag, options and extension headers do not change what a packet is.
+#[test]
+fn rules_see_through_tags_options_and_extension_headers() {
+    let passes = |ethertype: &[u8], packet: &[u8]| {
+        let to_53 = rule(Direction::In, Some(UDP), &[53..=53], None);
+        let mut rig = Rig::new([vec![to_53], vec![]]);
+        !rig.send(UPLINK, &ethernet(GUEST, UPLINK, ethertype, packet))
+            .is_empty()
+    };
+    for (port, expected) in [(53, true), (54, false)] {
+        let datagram = udp((9, port), 80);
+        assert_eq!(passes(V4, &v4(FAR, A, UDP, 0, 0, &datagram)), expected);
+        assert_eq!(
+            passes(&[0x81, 0, 0, 9, 8, 0], &v4(FAR, A, UDP, 0, 0, &datagram)),
+            expected
+        );
+        let mut with_options = v4(FAR, A, UDP, 0, 0, &[&[1; 40][..], &datagram].concat());
+        with_options[0] = 0x4f;
+        assert_eq!(passes(V4, &with_options), expected);
+        // Hop by hop, destination options, routing: the ports lie behind the first 64 bytes.
+        let extended = [
+            &[60, 0, 1, 4, 0, 0, 0, 0][..],
+            &[43, 0, 1, 4, 0, 0, 0, 0],
+            &[UDP, 0, 0, 0, 0, 0, 0, 0],
+            &datagram,
+        ]
+        .concat();
+        assert_eq!(passes(V6, &v6(FAR, A, 64, 0, &extended)), expected);
+        let tagged = [0x81, 0, 0, 9, 0x81, 0, 0, 9, 0x86, 0xdd];
+        assert_eq!(passes(&tagged, &v6(FAR, A, 64, UDP, &datagram)), expected);
+    }
+}
+
+/// Answers pass; so do both sides of a connection that is being closed; and the port can be used again.
+#[test]
+fn tcp_is_followed_from_its_beginning_to_its_end() {
+    let mut rig = web();
+    let syn = Packet::new(FAR, A, TCP, (1000, 80));
+    let (to, from) = (syn.clone(), syn.answer());
+    assert!(!rig.pass(&Packet::new(FAR, A, TCP, (1000, 81))));
+    assert!(rig.pass(&syn));
+    let phase = |rig: &Rig| rig.connections.iter().next().map(|one| one.phase);
+    assert_eq!(phase(&rig), Some(ConnectionState::SynSent));
+    assert_eq!(
+        (rig.zones[0].connections(), rig.zones[0].half_open()),
+        (1, 1)
+    );
+    assert!(rig.pass(&from.clone().flags(SYN | ACK)));
+    // A server that answers again and again establishes nothing.
+    for _ in 0..3 {
+        assert!(rig.pass(&syn) && rig.pass(&from.clone().flags(SYN | ACK)));
+        assert_eq!(phase(&rig), Some(ConnectionState::SynReceived));
+    }
+    assert!(rig.pass(&to.clone().flags(ACK)));
+    assert_eq!(phase(&rig), Some(ConnectionState::Established));
+    assert_eq!(rig.zones[0].half_open(), 0);
+    // A SYN within a connection changes nothing (RFC 5961, 4).
+    assert!(rig.pass(&syn));
+    assert_eq!(phase(&rig), Some(ConnectionState::Established));
+    assert!(rig.pass(&to.clone().flags(FIN | ACK)) && rig.pass(&from.clone().flags(ACK)));
+    assert!(rig.pass(&from.clone().flags(FIN | ACK)) && rig.pass(&to.clone().flags(ACK)));
+    assert_eq!(phase(&rig), Some(ConnectionState::Closed));
+    assert!(rig.pass(&syn));
+    assert_eq!(phase(&rig), Some(ConnectionState::SynSent));
+    assert!(rig.pass(&from.flags(RST | ACK)));
+    assert_eq!(phase(&rig), Some(ConnectionState::Closed));
+    assert_eq!(
+        (rig.zones[0].connections(), rig.zones[0].half_open()),
+        (1, 0)
+    );
+    rig.single.ledgers();
+}
+
+/// An error passes to the sender of the packet that it quotes, from whatever router; another one needs a rule.
+#[test]
+fn an_icmp_error_belongs_to_the_connection_whose_packet_it_quotes() {
+    for is_v6 in [false, true] {
+        let mut rig = web();
+        let out = Packet {
+            v6: is_v6,
+            ..Packet::new(A, FAR, UDP, (5000, 33434))
+        };
+        assert!(rig.pass(&out));
+        let error = |port: u16, to: u8| {
+            let quoted = [5000u16.to_be_bytes(), port.to_be_bytes(), [0, 20], [0, 0]].concat();
+            match is_v6 {
+                false => {
+                    let inner = v4(A, FAR, UDP, 0, 0, &quoted);
+                    let message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inner].concat();
+                    ethernet(GUEST, UPLINK, V4, &v4(3, to, 1, 0, 0, &message))
+                }
+                true => {
+                    let inner = v6(A, FAR, 64, UDP, &quoted);
+                    let message = [&[1, 4, 0, 0, 0, 0, 0, 0][..], &inner, &[0; 100]].concat();
+                    ethernet(GUEST, UPLINK, V6, &v6(3, to, 64, 58, &message))
+                }
+            }
+        };
+        assert_eq!(rig.send(UPLINK, &error(33434, A)), [GUEST]);
+        assert!(rig.send(UPLINK, &error(33435, A)).is_empty());
+        // Not for the quoted packet's sender.
+        assert!(rig.send(UPLINK, &error(33434, 9)).is_empty());
+        assert_eq!(rig.drops(GUEST)[&DropReason::GroupDeniedIn], 2);
+    }
+}
+
+/// The fragments of a datagram pass if its first one does, in both directions and in both versions of IP.
+#[test]
+fn later_fragments_follow_the_first() {
+    let mut rig = web();
+    let more = 0x2000;
+    let to_guest = |id: u16, place: u16, payload: &[u8]| {
+        ethernet(GUEST, UPLINK, V4, &v4(FAR, A, TCP, id, place, payload))
+    };
+    let mut segment = [1000u16.to_be_bytes(), 80u16.to_be_bytes()].concat();
+    segment.resize(64, 0);
+    assert!(rig.send(UPLINK, &to_guest(7, 8, &[1; 64])).is_empty());
+    assert_eq!(rig.send(UPLINK, &to_guest(7, more, &segment)), [GUEST]);
+    assert_eq!(rig.send(UPLINK, &to_guest(7, 8, &[1; 64])), [GUEST]);
+    // Another datagram; a first fragment that is not allowed; one without all ports (RFC 1858, 3).
+    assert!(rig.send(UPLINK, &to_guest(8, 8, &[1; 64])).is_empty());
+    let mut denied = segment.clone();
+    denied[3] = 81;
+    assert!(rig.send(UPLINK, &to_guest(9, more, &denied)).is_empty());
+    assert!(rig.send(UPLINK, &to_guest(9, 8, &[1; 64])).is_empty());
+    assert!(
+        rig.send(UPLINK, &to_guest(10, more, &segment[..4]))
+            .is_empty()
+    );
+    assert_eq!(rig.drops(GUEST)[&DropReason::FragmentUnknownIn], 3);
+
+    let from_guest = |id: u32, place: u16, payload: &[u8]| {
+        let header = [
+            &[UDP, 0][..],
+            &place.to_be_bytes(),
+            &id.to_be_bytes(),
+            payload,
+        ]
+        .concat();
+        ethernet(UPLINK, GUEST, V6, &v6(A, FAR, 64, 44, &header))
+    };
+    assert!(rig.send(GUEST, &from_guest(1, 64, &[1; 64])).is_empty());
+    assert_eq!(
+        rig.send(GUEST, &from_guest(1, 1, &udp((5, 6), 56))),
+        [UPLINK]
+    );
+    assert_eq!(rig.send(GUEST, &from_guest(1, 64, &[1; 64])), [UPLINK]);
+    assert_eq!(rig.drops(GUEST)[&DropReason::FragmentUnknownOut], 1);
+}
+
+/// A guest over its quota loses its own new connections; those that it has go on, and its neighbour has its own quota.
+#[test]
+fn a_guest_over_its_quota_loses_only_its_own_new_connections() {
+    let rules = || vec![any_out()];
+    let mut rig = Rig::with([rules(), rules()], 1000);
+    // A tenth may be half-open.
+    let syn = |from: u8, port: u16| Packet::new(from, FAR, TCP, (port, 80));
+    let passed = (0..300).filter(|port| rig.pass(&syn(A, *port))).count();
+    assert_eq!(passed, 100);
+    assert_eq!(rig.drops(GUEST)[&DropReason::ConnectionLimitOut], 200);
+    assert!(rig.pass(&syn(A, 0).answer()) && rig.pass(&syn(1, 0)));
+    let datagram = |port: u16| Packet::new(A, FAR, UDP, (port, 53));
+    let passed = (0..2000).filter(|port| rig.pass(&datagram(*port))).count();
+    assert_eq!(passed, 900);
+    assert_eq!(rig.zones[0].connections(), 1000);
+    assert_eq!(rig.zones[0].refused_total(), 200 + 1100);
+    // What times out makes room: TCP that is half-open after 30 s, UDP of one side after 30 s.
+    let zones = rig.zones.clone();
+    let zone = |id: u32| {
+        zones
+            .iter()
+            .map(|zone| &**zone)
+            .find(|zone| zone.id() == id)
+    };
+    let all = rig.connections.capacity();
+    assert_eq!(rig.connections.sweep(30, all, zone).removed, 0);
+    assert_eq!(rig.connections.sweep(31, all, zone).removed, 1001);
+    assert_eq!(
+        (
+            rig.connections.len(),
+            rig.zones[0].connections(),
+            rig.zones[0].half_open()
+        ),
+        (0, 0, 0)
+    );
+    assert!(rig.pass(&datagram(1)) && rig.pass(&syn(A, 1)));
+}
+
+/// Changed rules end connections that they no longer allow, at their next packet, and no others; or leave all, if asked to.
+#[test]
+fn changed_rules_end_what_they_no_longer_allow() {
+    for keeps in [false, true] {
+        let mut rig = web();
+        let (web, dns) = (
+            Packet::new(FAR, A, TCP, (1000, 80)),
+            Packet::new(A, FAR, UDP, (2000, 53)),
+        );
+        for packet in [&web, &dns] {
+            assert!(rig.pass(packet) && rig.pass(&packet.answer()));
+        }
+        assert!(rig.pass(&web.clone().flags(ACK)));
+        let rules =
+            RuleTable::compile(vec![rule(Direction::Out, Some(UDP), &[53..=53], None)], 1).unwrap();
+        let policy = GroupPolicy::new(Arc::new(rules), rig.zones[0].clone(), 1, keeps);
+        rig.single.change(|ports| {
+            if let Some(port) = &mut ports[GUEST] {
+                port.groups = Some(Arc::new(policy));
+            }
+        });
+        assert_eq!(rig.pass(&web.clone().flags(ACK)), keeps);
+        assert_eq!(rig.pass(&web.answer().flags(ACK)), keeps);
+        assert!(rig.pass(&dns) && rig.pass(&dns.answer()));
+        assert_eq!(rig.zones[0].connections(), 1 + u32::from(keeps));
+    }
+}
