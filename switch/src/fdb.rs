@@ -46,7 +46,7 @@ enum Action {
         /// The address's VLAN; without it, the VLAN of the port's untagged frames
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
-        /// Also write it to the file fdb.toml in `ports_dir`, so that it is still there after a restart
+        /// Also write it to the files, so that it is still there after a restart: where it is, or to fdb.toml in `ports_dir`
         #[arg(long)]
         keep: bool,
         #[command(flatten)]
@@ -61,7 +61,7 @@ enum Action {
         /// Only in this VLAN; 0 for none
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
-        /// Also remove it from the file fdb.toml in `ports_dir`
+        /// Also remove it from the files
         #[arg(long)]
         keep: bool,
         /// Succeed if the address is not static

@@ -11,9 +11,11 @@ use crate::show::printable;
 
 /// Write what runs and is in no file to the files, so that a restart does not lose it
 ///
-/// Each port that was added or changed by a command without --keep gets its own file in `ports_dir`; static addresses of
-/// `crosspoint fdb add` go to the file fdb.toml there. A port of the main file is not written: the answer says what to change there. Other ports are not touched. The exit status is 1 if anything could
-/// not be written.
+/// A port that was changed by a command without --keep is changed in its file, which may be the main file: only the keys
+/// that differ; comments and all other lines stay. A port that was added gets its own file in `ports_dir`, and static
+/// addresses of `crosspoint fdb add` go to the file fdb.toml there; without `ports_dir` both go to the main file. Before
+/// anything is written, the new files are read as at a start. The exit status is 1 if anything could not be written: the
+/// answer has the reason, and what to write by hand.
 #[derive(clap::Args)]
 pub(crate) struct Keep {
     /// Print JSON
@@ -89,14 +91,14 @@ mod tests {
             not_kept_fdb: Vec::new(),
             not_kept: vec![NotKept {
                 name: "up0".to_owned(),
-                error: "port \"up0\" is in the main file".to_owned(),
+                error: "cannot write /etc/crosspoint/crosspoint.toml".to_owned(),
                 help: "change that file by hand".to_owned(),
                 table: "[[port]]\nname = \"up0\"\n".to_owned(),
             }],
         };
         let expected = "kept port web-1: /etc/crosspoint/ports.d/web-1.toml\n\
             kept fdb 52:54:00:00:00:01 vlan 100: /etc/crosspoint/ports.d/fdb.toml\n\
-            ! port up0 is not kept: port \"up0\" is in the main file\n  \
+            ! port up0 is not kept: cannot write /etc/crosspoint/crosspoint.toml\n  \
               help: change that file by hand\n    [[port]]\n    name = \"up0\"\n";
         assert_eq!(render(&answer), expected);
     }

@@ -13,8 +13,8 @@ use crate::{control, reload};
 /// Add, change or remove a port of a running switch
 ///
 /// Other ports are not disturbed. Without --keep, the configuration's files do not change: the next reload sets the ports in
-/// the files to what the files say, and an added port stays until it is removed, or the switch ends. With --keep, the port's
-/// own file in `ports_dir` is written or removed too.
+/// the files to what the files say, and an added port stays until it is removed, or the switch ends. With --keep, the port
+/// is written to its file, which may be the main file, or removed from it; comments and all other lines stay.
 #[derive(clap::Args)]
 pub(crate) struct Port {
     #[command(subcommand)]
@@ -93,7 +93,7 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Change the configuration too: the port's own file in `ports_dir`
+    /// Change the port's file too; a new port gets a file in `ports_dir`, or is added to the main file if there is no `ports_dir`
     #[arg(long)]
     keep: bool,
     /// Print JSON

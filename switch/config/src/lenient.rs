@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::error::{ConfigError, SourceFile};
-use super::files::{InFolder, Text};
+use super::files::{self, FolderProblem, InFolder, Text};
 use super::load::{DropIn, Main, main_file};
 
 /// A configuration without the mistakes in `ports_dir`: see [`Config::load_lenient`].
@@ -44,31 +44,43 @@ impl Config {
         affinity: &[usize],
     ) -> Result<Loaded, ConfigError> {
         let (main, folder) = main_file(path)?;
-        let first = Main::read(&main, &folder)?;
-        let read = match first.drop_ins() {
-            Ok(read) => read,
-            Err(problem) => return Err(first.without_folder(problem)),
-        };
-        let ports_dir = first.ports_dir().map(Path::to_owned);
-        let previous = previous.filter(|previous| previous.folder == ports_dir);
-        let candidates = read
-            .into_iter()
-            .map(|file| Candidate::new(file, previous))
-            .collect();
-        let round = Round {
-            main: &main,
-            folder: &folder,
-            workers: first.workers(affinity),
-        };
-        let (config, candidates, problems) = round.settle(candidates)?;
-        let good = candidates.into_iter().filter_map(Candidate::into_good);
-        Ok(Loaded {
-            config,
-            problems,
-            folder: ports_dir,
-            good: good.collect(),
-        })
+        load_texts(&main, &folder, previous, affinity, files::read_folder)
     }
+}
+
+/// Like [`Config::load_lenient`], of a main file that was read before, which is in `folder`. `read` returns the files of
+/// its `ports_dir`.
+pub(super) fn load_texts(
+    main: &SourceFile,
+    folder: &Path,
+    previous: Option<&Loaded>,
+    affinity: &[usize],
+    read: impl FnOnce(&Path) -> Result<Vec<InFolder>, FolderProblem>,
+) -> Result<Loaded, ConfigError> {
+    let first = Main::read(main, folder)?;
+    let read = match first.ports_dir().map_or(Ok(Vec::new()), read) {
+        Ok(read) => read,
+        Err(problem) => return Err(first.without_folder(problem)),
+    };
+    let ports_dir = first.ports_dir().map(Path::to_owned);
+    let previous = previous.filter(|previous| previous.folder == ports_dir);
+    let candidates = read
+        .into_iter()
+        .map(|file| Candidate::new(file, previous))
+        .collect();
+    let round = Round {
+        main,
+        folder,
+        workers: first.workers(affinity),
+    };
+    let (config, candidates, problems) = round.settle(candidates)?;
+    let good = candidates.into_iter().filter_map(Candidate::into_good);
+    Ok(Loaded {
+        config,
+        problems,
+        folder: ports_dir,
+        good: good.collect(),
+    })
 }
 
 impl Loaded {

@@ -21,7 +21,6 @@ mod error;
 mod field;
 mod files;
 mod keep;
-mod keep_statics;
 mod key;
 #[cfg(test)]
 mod key_tests;
@@ -58,8 +57,7 @@ pub use cpus::Cpus;
 pub use edit::{PortTable, parse_assignments, parse_changes, parse_port_file};
 pub use error::{ConfigError, Problem};
 pub use files::read_named;
-pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
-pub use keep_statics::{remove_statics, write_statics};
+pub use keep::{FileChanges, KeepError, PreparedChanges};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{

@@ -33,18 +33,31 @@ impl Port {
         self.kind.port_type().word()
     }
 
-    /// The port as a `[[port]]` table in TOML.
+    /// The port as a `[[port]]` table in TOML, with every key.
     pub fn to_toml(&self) -> String {
-        let mut text = "[[port]]\n".to_owned();
-        for (key, value) in self.written() {
-            // Null keys are absent.
-            if let Ok(value) = toml::Value::try_from(&value) {
-                // Writing to a string does not fail.
-                let _ = writeln!(text, "{key} = {value}");
-            }
-        }
-        text
+        to_toml(&self.written())
     }
+
+    /// Like [`to_toml`](Self::to_toml), without keys that have their defaults: an older version can read it, unless a new
+    /// key was set.
+    pub fn to_toml_short(&self) -> String {
+        let defaults = Port::defaults(self.kind.port_type()).written();
+        let mut keys = self.written();
+        keys.retain(|key| matches!(key.0, "name" | "type") || !defaults.contains(key));
+        to_toml(&keys)
+    }
+}
+
+fn to_toml(keys: &[Written]) -> String {
+    let mut text = "[[port]]\n".to_owned();
+    for (key, value) in keys {
+        // Null keys are absent.
+        if let Ok(value) = toml::Value::try_from(value) {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{key} = {value}");
+        }
+    }
+    text
 }
 
 impl Config {

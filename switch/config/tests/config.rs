@@ -7,6 +7,8 @@ mod arbitrary;
 mod files;
 #[path = "config/folder.rs"]
 mod folder;
+#[path = "config/keep.rs"]
+mod keep;
 #[path = "config/load.rs"]
 mod load;
 #[path = "config/meaning.rs"]

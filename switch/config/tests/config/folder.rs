@@ -2,32 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use crosspoint_config as config;
-use crosspoint_config::{
-    Config, ConfigError, KeepError, Loaded, limits, remove_port_file, write_port_file,
-};
+use crosspoint_config::{Config, ConfigError, Loaded, limits};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tempfile::TempDir;
 
 /// A main file and a folder.
-struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
-const MAIN: &str = "version = 1\nports_dir = \"ports.d\"\n";
+pub(crate) const MAIN: &str = "version = 1\nports_dir = \"ports.d\"\n";
 
-fn guest(name: &str, socket: &str) -> String {
+pub(crate) fn guest(name: &str, socket: &str) -> String {
     format!("[[port]]\nname = {name:?}\ntype = \"vhost\"\nsocket = \"/run/{socket}\"\n")
 }
 
-fn uplink(name: &str, interface: &str) -> String {
+pub(crate) fn uplink(name: &str, interface: &str) -> String {
     format!("[[port]]\nname = {name:?}\ntype = \"xdp\"\ninterface = {interface:?}\n")
 }
 
 impl Files {
-    fn new(main: &str, files: &[(&str, &str)]) -> Files {
+    pub(crate) fn new(main: &str, files: &[(&str, &str)]) -> Files {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let all = Files(directory);
         fs::write(all.main(), main).expect("it is ours");
@@ -38,15 +35,15 @@ impl Files {
         all
     }
 
-    fn main(&self) -> PathBuf {
+    pub(crate) fn main(&self) -> PathBuf {
         self.0.path().join("switch.toml")
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.0.path().join("ports.d")
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.folder().join(name), text).expect("the folder is there");
     }
 
@@ -54,7 +51,7 @@ impl Files {
         fs::remove_file(self.folder().join(name)).expect("it is there");
     }
 
-    fn load(&self) -> Result<Config, ConfigError> {
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
         Config::load(&self.main())
     }
 
@@ -74,7 +71,7 @@ impl Files {
     }
 }
 
-fn names(config: &Config) -> Vec<&str> {
+pub(crate) fn names(config: &Config) -> Vec<&str> {
     config.ports.iter().map(|port| &*port.name).collect()
 }
 
@@ -385,78 +382,6 @@ fn a_worker_that_there_is_not_costs_its_own_file_alone() {
     assert_eq!(
         outcome(&files.lenient(None)),
         (vec!["b"], ["a.toml"].into())
-    );
-}
-
-#[test]
-fn ports_are_kept_in_files_of_their_own() {
-    let files = Files::new(
-        &[MAIN, &guest("m", "m")].concat(),
-        &[
-            ("two.toml", &[guest("a", "a"), guest("b", "b")].concat()),
-            ("one.toml", &["# by hand\n", &guest("c", "c")].concat()),
-            ("e.toml", &guest("f", "f")),
-        ],
-    );
-    let (main, folder) = (files.main(), Some(files.folder()));
-    let folder = folder.as_deref();
-    let config = files.load().expect("all is right");
-    let port = |name: &str, mac_limit: u32| {
-        let port = config.ports.iter().find(|port| port.name == name);
-        let mut port = port.unwrap_or(&config.ports[0]).clone();
-        (port.name, port.mac_limit) = (name.to_owned(), mac_limit);
-        if let config::PortKind::Vhost(guest) = &mut port.kind {
-            guest.socket = format!("/run/{name}").into();
-        }
-        port
-    };
-    let write = |name: &str, mac_limit| write_port_file(&main, folder, &port(name, mac_limit));
-    let path = write("d", 7).expect("it can be written");
-    assert_eq!(path, files.folder().join("d.toml"));
-    assert_eq!(
-        fs::metadata(&path)
-            .expect("it is there")
-            .permissions()
-            .mode()
-            & 0o777,
-        0o644
-    );
-    assert_eq!(
-        write("c", 8).expect("it has a file"),
-        files.folder().join("one.toml")
-    );
-    write("d", 9).expect("it can be written again");
-    let now = files.load().expect("all is right");
-    assert_eq!(names(&now), ["m", "d", "f", "c", "a", "b"]);
-    assert_eq!(
-        (&now.ports[1], &now.ports[3]),
-        (&port("d", 9), &port("c", 8))
-    );
-    assert_eq!(
-        fs::read_dir(files.folder()).expect("it is there").count(),
-        4,
-        "nothing is left over"
-    );
-
-    assert!(matches!(write("m", 1), Err(KeepError::InMain { path, .. }) if path == main));
-    assert!(
-        matches!(write("a", 1), Err(KeepError::WithOthers { path, .. }) if path.ends_with("two.toml"))
-    );
-    assert!(
-        matches!(write("e", 1), Err(KeepError::InTheWay { path, .. }) if path.ends_with("e.toml"))
-    );
-    assert!(matches!(
-        write_port_file(&main, None, &port("d", 1)),
-        Err(KeepError::NoFolder)
-    ));
-    let remove = |name| remove_port_file(&main, folder, name);
-    assert!(matches!(remove("b"), Err(KeepError::WithOthers { .. })));
-    assert!(matches!(remove("z"), Err(KeepError::Nowhere { .. })));
-    remove("c").expect("it has a file");
-    remove("d").expect("it has a file");
-    assert_eq!(
-        names(&files.load().expect("all is right")),
-        ["m", "f", "a", "b"]
     );
 }
 

@@ -1,7 +1,9 @@
 //! Requests about the forwarding database.
 
+use std::path::Path;
+
 use crosspoint_config::limits::STATICS_MAX;
-use crosspoint_config::{Config, KeepError, StaticEntry, remove_statics, write_statics};
+use crosspoint_config::{Config, FileChanges, KeepError, StaticEntry};
 use crosspoint_model::request::{ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove};
 use crosspoint_packet::Mac;
 
@@ -87,7 +89,9 @@ impl Running {
         let mut by_hand = changing.fdb_by_hand.clone();
         by_hand.retain(|other| !is_same(other));
         if add.keep && !is_kept {
-            write_statics(self.main_file()?, config, std::slice::from_ref(&entry))?;
+            let mut changes = FileChanges::begin(self.main_file()?, config)?;
+            changes.set_static(&entry)?;
+            changes.prepare()?.commit()?;
             fdb.retain(|other| !is_same(other));
             fdb.push(entry);
         } else if !is_kept {
@@ -120,7 +124,7 @@ impl Running {
             return self.remove_absent_static(config, mac, remove);
         }
         if remove.keep {
-            remove_statics(self.main_file()?, config, mac, remove.vlan)?;
+            remove_from_files(self.main_file()?, config, mac, remove.vlan)?;
         }
         fdb.retain(|entry| !is_meant(entry));
         by_hand.retain(|entry| !is_meant(entry));
@@ -142,9 +146,9 @@ impl Running {
         remove: &FdbRemove,
     ) -> Result<FdbAnswer, ChangeError> {
         if let (true, Some(main)) = (remove.keep, self.path.as_deref()) {
-            match remove_statics(main, config, mac, remove.vlan) {
-                Ok(_) => return Ok(FdbAnswer::default()),
-                Err(KeepError::StaticNowhere { .. } | KeepError::NoFolder) => {}
+            match remove_from_files(main, config, mac, remove.vlan) {
+                Ok(()) => return Ok(FdbAnswer::default()),
+                Err(KeepError::StaticNowhere { .. }) => {}
                 Err(why) => return Err(why.into()),
             }
         }
@@ -153,6 +157,17 @@ impl Running {
             false => Err(FdbError::NotStatic(mac).into()),
         }
     }
+}
+
+fn remove_from_files(
+    main: &Path,
+    config: &Config,
+    mac: Mac,
+    vlan: Option<u16>,
+) -> Result<(), KeepError> {
+    let mut changes = FileChanges::begin(main, config)?;
+    changes.remove_statics(mac, vlan)?;
+    changes.prepare()?.commit()
 }
 
 /// Whether the entry is for this address, in this VLAN or in any.

@@ -1,13 +1,12 @@
 //! Requests from the control socket.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crosspoint_config::plan::{How, Plan};
 use crosspoint_config::{
-    Config, ConfigError, KeepError, Port, PortKind, StaticEntry, port_file, remove_port_file,
-    write_port_file,
+    Config, ConfigError, FileChanges, KeepError, Port, PortKind, PreparedChanges, StaticEntry,
 };
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
@@ -125,16 +124,17 @@ impl Source for Running {
         self.check_worker(port)?;
         check_interface(known.as_ref(), port)?;
         let is_kept = changing.in_files.get(name) == Some(port);
-        if add.keep && !is_kept {
-            self.own_file(&changing, name)?;
-        }
+        let prepared = match add.keep && !is_kept {
+            true => Some(self.prepare(&changing, port)?),
+            false => None,
+        };
         let mut done = self.do_by_hand(&mut changing, &wanted);
         if done.failed.is_empty() {
             if !changing.in_files.contains_key(name) {
                 changing.by_hand.insert(port.name.clone(), port.clone());
             }
-            if add.keep && !is_kept {
-                self.keep(&mut changing, port, &mut done);
+            if let Some(prepared) = prepared {
+                changing.keep(port, prepared, &mut done);
             }
             // Also if nothing has changed.
             let note = self.note_of_new(port);
@@ -153,9 +153,7 @@ impl Source for Running {
         }
         let wanted = changing.config.without_port(name).map_err(of_command)?;
         if remove.keep {
-            let ports_dir = changing.config.ports_dir.as_deref();
-            remove_port_file(self.main_file()?, ports_dir, name)?;
-            changing.in_files.remove(name);
+            changing.remove_from_files(self.main_file()?, name)?;
         }
         changing.by_hand.remove(name);
         let mut done = self.do_by_hand(&mut changing, &wanted);
@@ -212,16 +210,17 @@ impl Source for Running {
         };
         self.check_worker(after)?;
         check_interface(changing.port(name), after)?;
-        if *keep {
-            self.own_file(&changing, name)?;
-        }
+        let prepared = match keep {
+            true => Some(self.prepare(&changing, after)?),
+            false => None,
+        };
         let mut done = self.do_by_hand(&mut changing, &wanted);
         if done.failed.is_empty() {
             if let Some(known) = changing.by_hand.get_mut(name) {
                 known.clone_from(after);
             }
-            if *keep {
-                self.keep(&mut changing, after, &mut done);
+            if let Some(prepared) = prepared {
+                changing.keep(after, prepared, &mut done);
             }
         }
         self.note_unkept(&changing);
@@ -268,18 +267,18 @@ impl Running {
         let is_in_files = changing.in_files.contains_key(name);
         let mut done = ReloadAnswer::default();
         if let (true, Some(main)) = (remove.keep, self.path.as_deref()) {
-            match remove_port_file(main, changing.config.ports_dir.as_deref(), name) {
+            match changing.remove_from_files(main, name) {
                 Ok(path) => {
-                    changing.in_files.remove(name);
                     self.note_unkept(changing);
                     let path = path.display();
-                    done.notes
-                        .push(format!("port {name} did not run; {path} is removed"));
+                    done.notes.push(format!(
+                        "port {name} did not run; it is removed from {path}"
+                    ));
                     return Ok(done);
                 }
                 Err(KeepError::Nowhere { .. }) => {}
-                Err(KeepError::NoFolder | KeepError::InTheWay { .. }) if !is_in_files => {}
-                Err(why) => return Err(why.into()),
+                Err(why) if is_in_files => return Err(why.into()),
+                Err(_) => {}
             }
         }
         let is_left = is_in_files && !remove.keep;
@@ -299,11 +298,10 @@ impl Running {
         self.path.as_deref().ok_or(ReloadError::NoFile.into())
     }
 
-    /// Checks, before any change, that the port has or can have a file of its own.
-    fn own_file(&self, changing: &Changing, name: &str) -> Result<(), ChangeError> {
-        let ports_dir = changing.config.ports_dir.as_deref();
-        let file = port_file(self.main_file()?, ports_dir, name);
-        file.map(drop).map_err(|why| {
+    /// Prepares the port's file before any change, so that what cannot be kept is not changed either.
+    fn prepare(&self, changing: &Changing, port: &Port) -> Result<PreparedChanges, ChangeError> {
+        let prepared = changing.prepare(self.main_file()?, port);
+        prepared.map_err(|why| {
             let why = ChangeError::from(why);
             let help = format!(
                 "nothing was changed; without --keep the switch changes and no file does; for the file: {}",
@@ -322,22 +320,6 @@ impl Running {
                 format!("the workers are 0 to {}", self.dataplane.workers() - 1),
             )),
             _ => Ok(()),
-        }
-    }
-
-    /// Writes the port to its own file; from then on it belongs to the files. If that fails, the port still runs.
-    fn keep(&self, changing: &mut Changing, port: &Port, done: &mut ReloadAnswer) {
-        let ports_dir = changing.config.ports_dir.clone();
-        let kept = self.main_file().and_then(|main| {
-            write_port_file(main, ports_dir.as_deref(), port)?;
-            Ok(())
-        });
-        match kept {
-            Ok(()) => changing.note_kept(port),
-            Err(why) => done.failed.push(Failure {
-                what: port.name.clone(),
-                error: format!("the port runs, but was not saved: {}", why.error),
-            }),
         }
     }
 
@@ -365,5 +347,33 @@ impl Running {
             }
         }
         answer
+    }
+}
+
+impl Changing {
+    fn prepare(&self, main: &Path, port: &Port) -> Result<PreparedChanges, KeepError> {
+        let mut changes = FileChanges::begin(main, &self.config)?;
+        changes.set_port(self.in_files.get(&port.name), port)?;
+        changes.prepare()
+    }
+
+    /// Puts the port's file into place; from then on the port belongs to the files. If that fails, it still runs.
+    fn keep(&mut self, port: &Port, prepared: PreparedChanges, done: &mut ReloadAnswer) {
+        match prepared.commit() {
+            Ok(()) => self.note_kept(port),
+            Err(why) => done.failed.push(Failure {
+                what: port.name.clone(),
+                error: format!("the port runs, but was not saved: {why}"),
+            }),
+        }
+    }
+
+    /// Removes the port from the files. Returns its file.
+    fn remove_from_files(&mut self, main: &Path, name: &str) -> Result<PathBuf, KeepError> {
+        let mut changes = FileChanges::begin(main, &self.config)?;
+        let path = changes.remove_port(name)?;
+        changes.prepare()?.commit()?;
+        self.in_files.remove(name);
+        Ok(path)
     }
 }

@@ -1,13 +1,11 @@
 //! How the running switch differs from its files, and writing the difference to them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
 use crosspoint_config::plan::{self, KeyDiff, Plan};
-use crosspoint_config::{
-    ConfigError, KeepError, Port, Problem, StaticEntry, write_port_file, write_statics,
-};
+use crosspoint_config::{ConfigError, FileChanges, KeepError, Port, Problem, StaticEntry};
 use crosspoint_model::plan::{KeepAnswer, KeptPort, NotKept, Unkept};
 use crosspoint_model::request::ChangeError;
 use miette::Diagnostic;
@@ -104,70 +102,106 @@ impl Running {
         text
     }
 
-    /// Writes all ports that are not kept to their files.
+    /// Writes all ports and static addresses that are not kept to their files.
     pub(super) fn keep_all(&self) -> Result<KeepAnswer, ChangeError> {
         let mut changing = self.lock();
         let main = self.main_file()?;
-        let ports_dir = changing.config.ports_dir.clone();
         let mut answer = KeepAnswer::default();
+        let mut all = Vec::new();
         for name in changing.unkept().into_keys() {
-            let mut ports = changing.config.ports.iter();
-            let Some(port) = ports.find(|port| port.name == name).cloned() else {
-                answer.not_kept.push(NotKept {
+            match changing.port(&name) {
+                Some(port) => all.push(Unsaved::Port(Box::new(port.clone()))),
+                None => answer.not_kept.push(NotKept {
                     error: "it is in the files, and does not run".to_owned(),
                     help: in_files_help(&name),
                     table: String::new(),
                     name,
-                });
-                continue;
-            };
-            match write_port_file(main, ports_dir.as_deref(), &port) {
-                Ok(path) => {
+                }),
+            }
+        }
+        let statics = changing.fdb_by_hand.iter().cloned();
+        all.extend(statics.map(Unsaved::Static));
+        let saved = changing.save_all(main, &all);
+        for (one, saved) in all.into_iter().zip(saved) {
+            match (one, saved) {
+                (Unsaved::Port(port), Ok(path)) => {
                     changing.note_kept(&port);
+                    let name = port.name;
                     tracing::info!(port = %name, "written to {}", path.display());
                     answer.kept.push(KeptPort { name, path });
                 }
-                Err(why) => answer.not_kept.push(not_kept(&changing, &port, &why)),
+                (Unsaved::Port(port), Err(why)) => {
+                    answer.not_kept.push(not_kept(&changing, &port, &why));
+                }
+                (Unsaved::Static(entry), Ok(path)) => {
+                    let name = entry.name();
+                    changing.note_kept_static(entry);
+                    tracing::info!("static address {name} written to {}", path.display());
+                    answer.kept_fdb.push(KeptPort { name, path });
+                }
+                (Unsaved::Static(entry), Err(why)) => answer.not_kept_fdb.push(NotKept {
+                    name: entry.name(),
+                    error: why.to_string(),
+                    help: help_of(&why),
+                    table: entry.to_toml(),
+                }),
             }
         }
-        keep_statics(main, &mut changing, &mut answer);
         changing.set_statics(&self.dataplane);
         self.note_unkept(&changing);
         Ok(answer)
     }
 }
 
-/// Writes the static addresses of commands to their file. After a failure the others are tried one by one.
-fn keep_statics(main: &Path, changing: &mut Changing, answer: &mut KeepAnswer) {
-    for entry in std::mem::take(&mut changing.fdb_by_hand) {
-        let name = entry.name();
-        match write_statics(main, &changing.config, std::slice::from_ref(&entry)) {
-            Ok(path) => {
-                tracing::info!("static address {name} written to {}", path.display());
-                answer.kept_fdb.push(KeptPort { name, path });
-                let vlan = entry.vlan;
-                let config = &changing.config;
-                let is_other =
-                    |old: &StaticEntry| old.mac != entry.mac || config.vlan_of(old) != vlan;
-                let mut fdb: Vec<StaticEntry> = config
-                    .fdb
-                    .iter()
-                    .filter(|old| is_other(old))
-                    .cloned()
-                    .collect();
-                fdb.push(entry);
-                changing.config.fdb = fdb;
-            }
-            Err(why) => {
-                answer.not_kept_fdb.push(NotKept {
-                    name,
-                    error: why.to_string(),
-                    help: why.help().map(|help| help.to_string()).unwrap_or_default(),
-                    table: entry.to_toml(),
+/// What runs and is not in the files.
+enum Unsaved {
+    Port(Box<Port>),
+    Static(StaticEntry),
+}
+
+impl Changing {
+    /// Writes to the files; the results are in the same order. If the files would not be right with all of it, each part is
+    /// tried alone.
+    fn save_all(&self, main: &Path, all: &[Unsaved]) -> Vec<Result<PathBuf, KeepError>> {
+        match self.save_together(main, all) {
+            Ok(saved) => saved,
+            Err(_) => {
+                let alone = all.iter().map(|one| {
+                    let mut saved = self.save_together(main, std::slice::from_ref(one))?;
+                    saved.pop().unwrap_or_else(|| Ok(main.to_owned()))
                 });
-                changing.fdb_by_hand.push(entry);
+                alone.collect()
             }
         }
+    }
+
+    fn save_together(
+        &self,
+        main: &Path,
+        all: &[Unsaved],
+    ) -> Result<Vec<Result<PathBuf, KeepError>>, KeepError> {
+        let mut changes = FileChanges::begin(main, &self.config)?;
+        let saved = all.iter().map(|one| match one {
+            Unsaved::Port(port) => changes.set_port(self.in_files.get(&port.name), port),
+            Unsaved::Static(entry) => changes.set_static(entry),
+        });
+        let saved = saved.collect();
+        changes.prepare()?.commit()?;
+        Ok(saved)
+    }
+
+    /// Records that a file has the static address of a command.
+    fn note_kept_static(&mut self, entry: StaticEntry) {
+        let config = &self.config;
+        let is_it = |other: &StaticEntry| {
+            other.mac == entry.mac && config.vlan_of(other) == config.vlan_of(&entry)
+        };
+        let mut fdb = config.fdb.clone();
+        fdb.retain(|other| !is_it(other));
+        let mut by_hand = self.fdb_by_hand.clone();
+        by_hand.retain(|other| !is_it(other));
+        fdb.push(entry);
+        (self.config.fdb, self.fdb_by_hand) = (fdb, by_hand);
     }
 }
 
@@ -184,8 +218,11 @@ impl Changing {
     }
 }
 
+fn help_of(why: &KeepError) -> String {
+    why.help().map(|help| help.to_string()).unwrap_or_default()
+}
+
 fn not_kept(changing: &Changing, port: &Port, why: &KeepError) -> NotKept {
-    let help = why.help().map(|help| help.to_string()).unwrap_or_default();
     // What differs is less to type than the whole table.
     let differs = changing.in_files.get(&port.name).map(|known| {
         let keys = differing(known, port);
@@ -194,7 +231,7 @@ fn not_kept(changing: &Changing, port: &Port, why: &KeepError) -> NotKept {
     NotKept {
         name: port.name.clone(),
         error: format!("{why}{}", differs.unwrap_or_default()),
-        help,
+        help: help_of(why),
         table: port.to_toml(),
     }
 }

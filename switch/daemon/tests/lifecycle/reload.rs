@@ -319,3 +319,45 @@ fn a_port_that_is_kept_has_a_file_of_its_own() {
     ask(r#"{"port_remove":{"name":"kept","keep":true}}"#.to_owned()).expect("it is removed");
     assert!(!host.drop_in("kept").exists() && host.port("kept").is_none());
 }
+
+#[test]
+fn a_port_of_the_main_file_is_kept_there() {
+    let host = Host::start(1, "# Nothing else.");
+    let socket = host.folder.path().join("control.sock");
+    let ask = |text: &str| {
+        let asked: Request = serde_json::from_str(text).expect("a request");
+        client::request(&socket, &asked)
+    };
+    let main = host.folder.path().join("main.toml");
+    let text = || fs::read_to_string(&main).expect("the file");
+    let before = text();
+    ask(r#"{"port_set":{"name":"c","set":{"mac_limit":9},"keep":true}}"#).expect("it is kept");
+    ask(r#"{"port_set":{"name":"d","set":{"vlan":{"access":7}}}}"#).expect("it is changed");
+    let kept = ask(r#"{"keep":{}}"#).expect("an answer");
+    assert_eq!(kept["kept"][0]["path"], main.display().to_string());
+    let vlan = "vlan = { access = 20 }\n";
+    let (first, second) = before.rsplit_once(vlan).expect("two ports");
+    let first = first.replacen(vlan, &[vlan, "mac_limit = 9\n"].concat(), 1);
+    assert_eq!(text(), [&first, "vlan = { access = 7 }\n", second].concat());
+    let plan = ask(r#"{"plan":{}}"#).expect("a plan");
+    let empty = serde_json::json!({"add": [], "remove": [], "change": [], "settings": []});
+    assert_eq!(plan, empty, "what runs is what the files say");
+
+    // An edit that was not reloaded is not overwritten, and then the switch does not change either.
+    let edited = text().replace("mac_limit = 9", "mac_limit = 8");
+    fs::write(&main, &edited).expect("the file");
+    let set = r#"{"port_set":{"name":"c","set":{"mac_limit":5},"keep":true}}"#;
+    let refused = ask(set).expect_err("it was edited");
+    assert!(
+        refused.to_string().contains("since the switch read"),
+        "{refused}"
+    );
+    assert_eq!(text(), edited);
+    let shown = ask(r#"{"plan":{}}"#).expect("a plan");
+    assert_eq!(shown["change"][0]["keys"][0]["before"], 9, "{shown}");
+
+    ask(r#"{"port_remove":{"name":"d","keep":true}}"#).expect("it is removed");
+    assert!(host.port("d").is_none() && !text().contains("name = \"d\""));
+    host.daemon.reload();
+    assert!(host.port("d").is_none() && host.port("c").is_some());
+}

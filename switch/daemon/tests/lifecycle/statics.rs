@@ -208,12 +208,13 @@ fn what_a_command_keeps_is_in_a_file_that_can_be_read() {
     remove(LATER, true).expect("it is removed");
     assert!(!file.exists(), "nothing is left to keep");
 
-    // A file that someone else wrote is left alone.
+    // Where it is in another file, it is removed from that.
     write_statics(&host, "static.toml", &[(FIRST, "owner")]);
     host.daemon.reload();
-    let refused = remove(FIRST, true).expect_err("another file has it");
-    assert!(refused.contains("static.toml"), "{refused}");
-    assert_eq!(origin(&host, FIRST).map(|(of, _)| of), Some(Origin::File));
+    assert_eq!(remove(FIRST, true).expect("it is removed").removed, 1);
+    assert!(!host.folder.path().join("ports.d/static.toml").exists());
+    host.daemon.reload();
+    assert_eq!(origin(&host, FIRST), None);
 }
 
 #[test]
