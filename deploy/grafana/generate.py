@@ -216,7 +216,7 @@ PORTS = [
     graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", PORT, "port, queue, direction"), PER_QUEUE + " {{direction}}")),
     graph("Drops by reason", "pps", (rate("crosspoint_drops_total", PORT, "port, reason") + " > 0", "{{port}} {{reason}}")),
     graph("Held back by the port's rate", "ops", (rate("crosspoint_queue_rate_limited_total", PORT, "port, queue") + " > 0", PER_QUEUE),
-          about="Poll iterations in which the queue was not read, because the guest has sent what limit.out allows. Its frames wait in its ring; none is lost."),
+          about="How often a queue began to wait, because the guest has sent what limit.out allows. One wait lasts until there is credit again. Frames wait in the guest's ring; none is lost."),
     graph("Beyond the port's rate", "pps",
           (rate("crosspoint_queue_ecn_marked_total", PORT, "port") + " > 0", "{{port}} marked"), (drops_of(PORT, "rate_exceeded", "port") + " > 0", "{{port}} dropped"),
           about="Frames for the port beyond limit.in. Those of senders that understand ECN are marked before any is dropped."),
