@@ -65,6 +65,9 @@ impl Trace {
         if let Err(why) = capture::filter(&self.filter) {
             return refuse(&why);
         }
+        if let Some(Err(why)) = self.frame.as_deref().map(capture::frame_bytes) {
+            return refuse(&why);
+        }
         let frame = match (self.frame, self.vlan) {
             (Some(frame), Some(vlan)) => Some(tagged(&frame, vlan)),
             (frame, _) => frame,

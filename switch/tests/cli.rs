@@ -296,6 +296,56 @@ fn a_topic_that_there_is_not_is_told_with_those_that_there_are() {
     assert!(text.contains("ports") && text.contains("latency"), "{text}");
 }
 
+/// OPERATING.md has the table of exit statuses.
+#[test]
+fn a_wrong_command_line_ends_with_status_2_before_a_daemon_is_asked() {
+    let help = printed(&["--help"]);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.split_whitespace().next());
+    let mut lines: Vec<Vec<&str>> = commands
+        .filter(|command| *command != "help")
+        .map(|command| vec![command, "--nonsense"])
+        .collect();
+    assert!(lines.len() > 15, "{lines:?}");
+    lines.extend(
+        [
+            "",
+            "nonsense",
+            "capture a --count 0",
+            "capture a --filter fish",
+            "check",
+            "completions fish-and-chips",
+            "fdb add",
+            "fdb flush --vlan 5000",
+            "move a b c",
+            "plan --config",
+            "port add",
+            "port add a nonsense",
+            "port set a",
+            "port set a a.b.c.d=1",
+            "show config x",
+            "show fdb zz!",
+            "show port",
+            "show ports --moves",
+            "show ports --watch 0",
+            "show queues --sort rx",
+            "show workers 1",
+            "top --batch --sort nonsense",
+            "trace a --frame zz",
+            "trace a --frame 00 --vlan 5000",
+        ]
+        .map(|line| line.split_whitespace().collect()),
+    );
+    for words in lines {
+        let output = crosspoint(&words);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
+        let is_told = text.contains("error: ") || words.is_empty();
+        assert!(is_told && output.stdout.is_empty(), "{words:?}: {text}");
+    }
+}
+
 /// A closed session or a lost connection must not leave a program behind that loops without end.
 #[test]
 fn top_ends_with_its_terminal() {

@@ -238,6 +238,31 @@ impl CaptureError {
     }
 }
 
+/// Reads a frame in hexadecimal, with or without colons, dashes and spaces between the digits.
+///
+/// # Errors
+///
+/// If there is another character, or half a byte.
+pub fn frame_bytes(hex: &str) -> Result<Vec<u8>, CaptureError> {
+    let wrong = |what: &str| {
+        let help = "write two hexadecimal digits for each byte; colons, dashes and spaces may separate them";
+        CaptureError::new(format!("the frame {what}"), help)
+    };
+    let digits: Option<Vec<u8>> = hex
+        .chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, ':' | '-'))
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let digits = digits.ok_or_else(|| wrong("is not in hexadecimal"))?;
+    if digits.is_empty() || digits.len() % 2 != 0 {
+        return Err(wrong("has an odd number of hexadecimal digits, or none"));
+    }
+    let pairs = digits.chunks_exact(2);
+    Ok(pairs
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+        .collect())
+}
+
 /// Parses a filter. An error shows the filter with a mark under the wrong place.
 pub fn filter(text: &str) -> Result<Filter, CaptureError> {
     Filter::parse(text).map_err(|wrong| {

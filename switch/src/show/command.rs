@@ -28,7 +28,7 @@ pub(crate) struct Show {
     #[arg(value_name = "TOPIC")]
     what: Subject,
     /// With `port`: the port's name; with `ports`: a pattern of names, such as 'web-*'; with `fdb`: an address or a part of
-    /// one
+    /// one. The other topics, such as `workers`, take no name and no number
     #[arg(required_if_eq("what", "port"), add = ports_to_show())]
     name: Option<String>,
     /// With `ports`: the column to sort by; numbers have the largest first
@@ -133,7 +133,7 @@ impl Show {
             (self.what, &self.name, is_ports || is_fdb)
         {
             return misuse(
-                format!("`show {topic}` takes no name"),
+                format!("`show {topic}` takes no name and no number"),
                 format!("show port {name}"),
             );
         }

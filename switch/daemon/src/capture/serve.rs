@@ -12,7 +12,7 @@ use crosspoint_engine::observe::tap::Slot;
 use crosspoint_engine::observe::tap::Tap;
 use crosspoint_model::capture::{
     self, Begin, CaptureError, Message, PortInfo, TRACES_MAX, Totals, TraceWanted, Wanted,
-    write_message,
+    frame_bytes, write_message,
 };
 use crosspoint_model::status::Status;
 use crosspoint_model::trace::Trace;
@@ -336,7 +336,7 @@ fn begin_trace<'f>(
         .find(|known| known.name == wanted.port);
     let vlans = known.map_or(String::new(), |port| port.vlan);
     if let Some(hex) = &wanted.frame {
-        let bytes = bytes_of(hex)?;
+        let bytes = frame_bytes(hex)?;
         let (view, tick, tick_length) = dataplane.picture();
         let scene = Scene {
             view: &view,
@@ -368,27 +368,6 @@ fn begin_trace<'f>(
         waiting: VecDeque::new(),
         copies: HashMap::new(),
     })))
-}
-
-/// A frame in hexadecimal, with or without colons and spaces between.
-fn bytes_of(hex: &str) -> Result<Vec<u8>, CaptureError> {
-    let wrong = |what: &str| {
-        let help = "write two hexadecimal digits for each byte; colons, dashes and spaces may separate them";
-        CaptureError::new(format!("the frame {what}"), help)
-    };
-    let digits: Option<Vec<u8>> = hex
-        .chars()
-        .filter(|c| !c.is_whitespace() && !matches!(c, ':' | '-'))
-        .map(|c| c.to_digit(16).map(|digit| digit as u8))
-        .collect();
-    let digits = digits.ok_or_else(|| wrong("is not in hexadecimal"))?;
-    if digits.is_empty() || digits.len() % 2 != 0 {
-        return Err(wrong("has an odd number of hexadecimal digits, or none"));
-    }
-    let pairs = digits.chunks_exact(2);
-    Ok(pairs
-        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-        .collect())
 }
 
 /// Frames that are being traced.
