@@ -1,6 +1,7 @@
 //! Ports follow their interfaces: missing ones, those used by another program, those that are removed and added. Also the
 //! frames that are left to the kernel.
 
+use std::fs;
 use std::net::UdpSocket;
 
 use rustix::process::Signal;
@@ -147,6 +148,36 @@ fn an_interface_that_the_host_uses_is_an_error_beforehand_and_a_warning_at_run()
             "{text}"
         );
     }
+    switch.stop(Signal::TERM);
+}
+
+#[test]
+fn the_answer_to_a_new_port_says_what_the_host_loses_with_its_interface() {
+    let lab = Lab::new(s(30));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    lab.ip("addr add 10.9.0.100/24 dev up-b");
+    lab.ip("addr add 10.9.1.100/24 dev up-c");
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a)]);
+    let add = ["port", "add", "b", "type=xdp", "interface=up-b"];
+    let (status, text) = switch.ask(&add);
+    let lost = |interface: &str, address: &str| {
+        format!("the host itself uses interface `{interface}`: it has the address {address}")
+    };
+    assert!(status.success(), "{text}");
+    assert!(text.contains(&lost("up-b", "10.9.0.100/24")), "{text}");
+    let config = switch.config_path();
+    let file = fs::read_to_string(&config).expect("the file");
+    fs::write(&config, file + &xdp("c", &c)).expect("the file");
+    let (status, text) = switch.ask(&["reload"]);
+    assert!(status.success(), "{text}");
+    assert!(text.contains(&lost("up-c", "10.9.1.100/24")), "{text}");
+    // Only new ports are told of.
+    assert!(!text.contains("up-b"), "{text}");
+    a.must_ping(&b);
     switch.stop(Signal::TERM);
 }
 
