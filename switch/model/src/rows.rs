@@ -53,15 +53,44 @@ pub struct DropRow {
     /// if there is no other sender whose frames were dropped at a receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
+    /// If several ports may have sent them: these, with most dropped copies first; at most 5. The data path does not count
+    /// which of them sent what this port dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<SenderRow>,
 }
 
+/// A port whose frames receivers dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SenderRow {
+    /// Its name; null for all ports that were removed.
+    pub port: Option<String>,
+    /// Copies of its frames that receivers dropped: at any of them, and for any reason.
+    pub dropped: u64,
+}
+
+/// The most senders that a row has.
+const SENDERS_MAX: usize = 5;
+
 impl DropRow {
-    /// Names the only sender of what receivers dropped, if there is one.
-    pub fn sent_by(self, only: Option<&str>) -> DropRow {
-        match senders::is_at_sender(&self.reason) {
-            true => self,
-            false => DropRow {
-                sender: only.map(str::to_owned),
+    /// Names the ports that may have sent what was dropped here, of all whose frames receivers dropped.
+    pub fn sent_by(self, all: &[SenderRow]) -> DropRow {
+        if senders::is_at_sender(&self.reason) {
+            return self;
+        }
+        // No port sends to itself.
+        let is_other = |one: &&SenderRow| one.port.as_ref() != Some(&self.port);
+        let others: Vec<SenderRow> = all.iter().filter(is_other).cloned().collect();
+        match others.as_slice() {
+            [
+                SenderRow {
+                    port: Some(only), ..
+                },
+            ] => DropRow {
+                sender: Some(only.clone()),
+                ..self
+            },
+            _ => DropRow {
+                senders: others.into_iter().take(SENDERS_MAX).collect(),
                 ..self
             },
         }
@@ -106,12 +135,12 @@ fn drops_at(status: &Status, port: &PortStatus) -> Vec<DropRow> {
 }
 
 fn drops_of(status: &Status, ports: &[PortStatus]) -> Vec<DropRow> {
-    let sender = senders::only_sender(None, status);
+    let senders = senders::senders(None, status);
     let queues = ports
         .iter()
         .flat_map(|port| port.queues.iter().map(move |queue| (port, queue)));
     let rows = queues.flat_map(|(port, queue)| drops_of_queue(port, queue));
-    rows.map(|row| row.sent_by(sender)).collect()
+    rows.map(|row| row.sent_by(&senders)).collect()
 }
 
 /// The rows of a queue.
@@ -127,6 +156,7 @@ pub fn drops_of_queue<'q>(
         count: *count,
         help: help(reason).to_owned(),
         sender: senders::is_at_sender(reason).then(|| port.name.clone()),
+        senders: Vec::new(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::rows::{
 use crate::status::{MirrorStatus, SflowStatus};
 
 /// The version of the schema. It grows with each change; keys are added, and none is renamed or removed.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The topics of `crosspoint show`, and what each prints with `--json`. Further keys may come.
 #[derive(JsonSchema)]
@@ -17,7 +17,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 struct Topics {
     /// `show switch`
     switch: SwitchRow,
-    /// `show ports`, in the order of the configuration
+    /// `show ports`, in the order of the configuration; then those that are in the files and do not run, with `unkept` =
+    /// "not_running"
     ports: Vec<PortRow>,
     /// `show queues`, by port and number
     queues: Vec<QueueRow>,

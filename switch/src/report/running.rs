@@ -107,7 +107,9 @@ impl Asked<'_> {
     }
 
     fn ask_ports(&mut self, ports: &Value) {
-        let rows = ports.as_array().into_iter().flatten();
+        // Ports that are only in the files have nothing more to show.
+        let runs = |row: &&Value| row["unkept"] != "not_running";
+        let rows = ports.as_array().into_iter().flatten().filter(runs);
         for name in rows.filter_map(|row| row["name"].as_str()) {
             // A port's name has no slash.
             let request = Request::Port(name.to_owned());

@@ -367,16 +367,16 @@ impl<'a> Interval<'a> {
     /// All drop reasons that occurred since the daemon started.
     pub fn drops(&self) -> Vec<DropRates> {
         // What has not been dropped in the interval may be another sender's.
-        let sender = rows::senders::only_sender(self.before, self.now);
-        let sender_ever = rows::senders::only_sender(None, self.now);
+        let senders = rows::senders::senders(self.before, self.now);
+        let senders_ever = rows::senders::senders(None, self.now);
         let mut all = Vec::new();
         for (port, queue, before) in self.queues() {
             for row in rows::drops_of_queue(port, queue) {
                 let before = before.map(|q| q.drops.get(&row.reason).copied().unwrap_or(0));
                 let rate = self.rate(before, row.count);
                 let row = match rate {
-                    Some(rate) if rate > 0.0 => row.sent_by(sender),
-                    _ => row.sent_by(sender_ever),
+                    Some(rate) if rate > 0.0 => row.sent_by(&senders),
+                    _ => row.sent_by(&senders_ever),
                 };
                 all.push(DropRates { row, rate });
             }

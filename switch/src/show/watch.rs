@@ -3,7 +3,7 @@
 use crosspoint_model::status::StatusReport;
 
 use super::choose::Choice;
-use super::drops::by_reason;
+use super::drops::{about_senders, by_reason, sender};
 use super::format::{count, lasting_s, or_dash, percent, rate, time_ns};
 use super::rates::{DropRates, Floods, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
 use super::render::{latency_table, note, stream, streams, worker_note};
@@ -301,11 +301,11 @@ fn drops(rates: &[DropRates]) -> String {
             stream(&one.row.port, one.row.queue),
             rate(one.rate),
             count(one.row.count),
-            or_dash(one.row.sender.as_deref(), str::to_owned),
+            sender(&one.row),
         ];
         table.add_with_note(cells, heads.meaning);
     }
-    table.render()
+    table.render() + about_senders(rates.iter().map(|one| &one.row))
 }
 
 fn latency(rates: Vec<LatencyRates>) -> String {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_model::schema;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::harness::{Host, Lab, Metrics, Switch, guest, s, wait_until, xdp};
 
@@ -245,6 +247,27 @@ fn what_only_commands_made_is_marked_and_can_be_kept() {
     assert!(with_folder.contains("mac_limit = 3"), "{with_folder}");
     expect(&["reload"], 0, &["no change"]);
 
+    // A port of the files that a command removed is marked, since a reload adds it again.
+    expect(&["port", "remove", "web"], 0, &["still in the files"]);
+    expect(
+        &["show", "ports"],
+        0,
+        &["web (in the files, and does not run)", "the next reload"],
+    );
+    let rows = expect(&["show", "ports", "--json"], 0, &[]);
+    let rows: Value = serde_json::from_str(&rows).expect("JSON");
+    let states: Vec<[&Value; 3]> = rows
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| [&row["name"], &row["state"], &row["unkept"]])
+        .collect();
+    let wanted = json!([["extra", "down", null], ["web", "down", "not_running"]]);
+    assert_eq!(json!(states), wanted);
+    expect(&["reload"], 0, &["+ port web"]);
+    let text = expect(&["show", "ports"], 0, &[]);
+    assert!(!text.contains("does not run"), "{text}");
+
     // What the files leave undone.
     let with_capacity = format!("{with_folder}[switch]\nfdb_capacity = 57344\n");
     fs::write(&main, &with_capacity).expect("the file");
@@ -288,6 +311,19 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
     assert!(ended.success() && text.contains("+ port web-1"), "{text}");
     assert!(switch.show("ports").contains("web-1"));
     assert_eq!(switch.ask(&["plan"]).0.code(), Some(0));
+
+    // The schema has every property of a port.
+    let schema = schema::of_show();
+    let known = schema.pointer("/$defs/PropertiesOfPort/properties");
+    let known = known.and_then(Value::as_object).expect("properties");
+    let (_, text) = switch.ask(&["show", "ports", "--json"]);
+    let rows: Value = serde_json::from_str(&text).expect("JSON");
+    for row in rows.as_array().into_iter().flatten() {
+        let properties = row["properties"].as_object().into_iter().flatten();
+        for (key, _) in properties {
+            assert!(known.contains_key(key), "{key}");
+        }
+    }
 
     // A mistake changes nothing; the error tells its place and how to fix it.
     fs::write(&file, guest(&lab, "web-1") + "mac_limit = -1\n").expect("the file");

@@ -44,6 +44,7 @@ use crosspoint_model::plan::{KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
 use crosspoint_model::request::{
     ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
 };
+use crosspoint_model::rows::PortRow;
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
@@ -64,6 +65,10 @@ pub trait Source: Send + Sync + 'static {
     }
     /// What is missing that no port needs, such as the metrics server: a line for each, for people. The daemon keeps trying.
     fn missing(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Ports that are in the files, and do not run: a reload or a restart adds them.
+    fn absent(&self) -> Vec<PortRow> {
         Vec::new()
     }
     /// Ports that are in no file, or differ from their file.

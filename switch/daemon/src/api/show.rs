@@ -22,6 +22,7 @@ pub fn write_json(
             for row in &mut rows {
                 row.unkept = unkept.get(&row.name).copied();
             }
+            rows.extend(source.absent());
             serde_json::to_writer(out, &rows)
         }
         Topic::Queues => serde_json::to_writer(out, &rows::queues(&status)),

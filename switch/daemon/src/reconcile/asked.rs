@@ -13,6 +13,7 @@ use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unke
 use crosspoint_model::request::{
     ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
 };
+use crosspoint_model::rows::PortRow;
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 
 use serde_json::Value;
@@ -189,6 +190,10 @@ impl Source for Running {
         self.differences().unkept.clone()
     }
 
+    fn absent(&self) -> Vec<PortRow> {
+        self.differences().absent.clone()
+    }
+
     fn config_problems(&self) -> Vec<String> {
         self.differences().problems.clone()
     }
@@ -235,7 +240,7 @@ fn of_command(error: ConfigError) -> ChangeError {
 /// What to do about a port of the files that does not run.
 pub(super) fn in_files_help(name: &str) -> String {
     format!(
-        "the next reload adds it; `crosspoint port remove {name} --keep` removes it from the files"
+        "the next reload or restart adds it; `crosspoint port remove {name} --keep` removes it from the files"
     )
 }
 

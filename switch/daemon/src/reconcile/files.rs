@@ -8,9 +8,12 @@ use crosspoint_config::plan::{self, KeyDiff, Plan};
 use crosspoint_config::{ConfigError, FileChanges, KeepError, Port, Problem, StaticEntry};
 use crosspoint_model::plan::{KeepAnswer, KeptPort, NotKept, Unkept};
 use crosspoint_model::request::ChangeError;
+use crosspoint_model::rows::PortRow;
+use crosspoint_model::status::ShownState;
 use miette::Diagnostic;
 
 use super::asked::in_files_help;
+use super::ports::vlan_policy;
 use super::{Changing, Running};
 
 /// How the switch differs from its files, as the last change left it.
@@ -22,6 +25,8 @@ pub(crate) struct Differences {
     pub problems: Vec<String>,
     /// Settings that wait for a restart: a line for each.
     pub restart: Vec<String>,
+    /// Ports of the files that do not run.
+    pub absent: Vec<PortRow>,
 }
 
 impl Changing {
@@ -55,6 +60,25 @@ impl Changing {
     }
 }
 
+impl Changing {
+    /// The ports of the files that do not run.
+    fn absent(&self) -> Vec<PortRow> {
+        let ports = self.in_files.values();
+        let ports = ports.filter(|port| self.loaded.is_some() && self.port(&port.name).is_none());
+        let row = |port: &Port| PortRow {
+            name: port.name.clone(),
+            kind: port.kind_name().to_owned(),
+            state: ShownState::Down,
+            detail: in_files_help(&port.name),
+            required: port.required,
+            unkept: Some(Unkept::NotRunning),
+            vlan: vlan_policy(&port.vlan).1,
+            ..PortRow::default()
+        };
+        ports.map(row).collect()
+    }
+}
+
 impl Running {
     /// How the switch differs from its files. Does not wait for a change.
     pub(super) fn differences(&self) -> MutexGuard<'_, Differences> {
@@ -64,7 +88,9 @@ impl Running {
 
     /// Updates the list of ports that are not kept. Call it after each change.
     pub(super) fn note_unkept(&self, changing: &Changing) {
-        self.differences().unkept = changing.unkept();
+        let (unkept, absent) = (changing.unkept(), changing.absent());
+        let mut differences = self.differences();
+        (differences.unkept, differences.absent) = (unkept, absent);
     }
 
     /// Records what the last reading of the files left undone. `plan`: what it changed; `None` if nothing was changed.

@@ -153,7 +153,7 @@ fn options(port: &Port) -> PortOptions {
     }
 }
 
-fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
+pub(super) fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
     match vlan {
         Vlan::Unaware => (VlanPolicy::Unaware, "unaware".to_owned()),
         Vlan::Access(id) => (VlanPolicy::Access(*id), format!("access {id}")),

@@ -29,7 +29,7 @@ macro_rules! port_row {
             /// Whether the switch is ready only while it is up.
             #[serde(default)]
             pub required: bool,
-            /// How it differs from the files: `not_in_files` or `changed`; absent if it does not.
+            /// How it differs from the files; absent if it does not.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub unkept: Option<Unkept>,
             /// `unaware`, `access 100` or `trunk 100,200 native 1`.
@@ -72,7 +72,8 @@ macro_rules! port_row {
     /// Limits of what its guest sends and of what is sent to it.
     #[serde(default)]
     pub limit: LimitStatus,
-            /// Further properties, by name.
+            /// Further properties.
+            #[schemars(with = "PropertiesOfPort")]
             pub properties: BTreeMap<String, String>,
             /// The longest frame that it takes, less its Ethernet header, bytes; null if its kind has no such limit, or it is
             /// not attached.
@@ -156,6 +157,51 @@ macro_rules! port_row {
     };
 }
 crosspoint_engine::port_counters!(port_row);
+
+/// Properties of a port: each is a text for people. What programs need has keys of its own, with numbers and lists.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct PropertiesOfPort {
+    /// xdp: the name of the interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
+    /// xdp: `native` or `generic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xdp: Option<String>,
+    /// xdp: `zero-copy` or `copy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<String>,
+    /// xdp: how large TCP frames leave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tso: Option<String>,
+    /// xdp: the implementation of AF_XDP in this build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    af_xdp: Option<String>,
+    /// xdp: the interface's MTU; as a number in `mtu` of the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<String>,
+    /// vhost: the negotiated features; as a list in `features` of `device`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<String>,
+    /// vhost: the sizes of the running rings; as numbers in `ring_sizes` of the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring_sizes: Option<String>,
+    /// vhost: how many memory regions the guest has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_regions: Option<String>,
+    /// vhost: their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<String>,
+    /// vhost: the uplink's queue that is the guest's own, or why it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direct: Option<String>,
+    /// vhost: queues without a kick that can wake a worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    polled_queues: Option<String>,
+    /// vhost: present if a thread of the port calls the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<String>,
+}
 
 /// The interface's MTU, or the device's.
 fn mtu(port: &PortStatus) -> Option<u32> {

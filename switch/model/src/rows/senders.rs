@@ -1,9 +1,11 @@
-//! Who sent what receivers dropped. The data path counts a drop at a receiver there, and at the sender only among all
-//! dropped copies. So a sender is known where there is only one.
+//! The senders of what receivers dropped. The data path counts a drop at a receiver there, and at the sender only among all
+//! dropped copies. So a sender is known where there is only one; of several, only the sums are known.
+
+use std::cmp::Reverse;
 
 use crosspoint_packet::{DropReason, Side};
 
-use super::total;
+use super::{SenderRow, total};
 use crate::status::{PortStatus, RemovedStatus, Status};
 
 /// Whether drops for this reason are counted at the port that sent the frame.
@@ -29,29 +31,33 @@ fn of_removed(removed: &RemovedStatus) -> u64 {
     elsewhere(removed.dropped_copies, removed.drops.iter())
 }
 
-/// The only port whose frames receivers have dropped since `before`, or since the daemon started. `None` if there are
-/// several, or none, or if a port that was removed may have been one.
-pub fn only_sender<'s>(before: Option<&Status>, now: &'s Status) -> Option<&'s str> {
-    let removed = |status: &Status| of_removed(&status.removed);
-    if removed(now) > before.map_or(0, removed) {
-        return None;
-    }
+/// The ports whose frames receivers have dropped since `before`, or since the daemon started, with most dropped copies
+/// first.
+pub fn senders(before: Option<&Status>, now: &Status) -> Vec<SenderRow> {
     let earlier = |name: &str| {
         let ports = before.map_or(&[][..], |before| &before.ports);
         let port = ports.iter().find(|port| port.name == name);
         port.map_or(0, dropped_elsewhere)
     };
-    let ports = now.ports.iter();
-    let mut senders = ports.filter(|port| dropped_elsewhere(port) > earlier(&port.name));
-    match (senders.next(), senders.next()) {
-        (Some(one), None) => Some(&one.name),
-        _ => None,
-    }
+    let ports = now.ports.iter().map(|port| SenderRow {
+        port: Some(port.name.clone()),
+        dropped: dropped_elsewhere(port).saturating_sub(earlier(&port.name)),
+    });
+    let removed = before.map_or(0, |before| of_removed(&before.removed));
+    let removed = SenderRow {
+        port: None,
+        dropped: of_removed(&now.removed).saturating_sub(removed),
+    };
+    let mut all: Vec<SenderRow> = ports.chain([removed]).collect();
+    all.retain(|one| one.dropped > 0);
+    all.sort_by_key(|one| Reverse(one.dropped));
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::DropRow;
     use crate::status::QueueStatus;
 
     fn port(name: &str, dropped_copies: u64, hairpin: u64) -> PortStatus {
@@ -77,21 +83,48 @@ mod tests {
         }
     }
 
+    fn sent(names: &[(Option<&str>, u64)]) -> Vec<SenderRow> {
+        let row = |(port, dropped): &(Option<&str>, u64)| SenderRow {
+            port: port.map(str::to_owned),
+            dropped: *dropped,
+        };
+        names.iter().map(row).collect()
+    }
+
     #[test]
-    fn the_sender_is_named_where_there_is_only_one() {
+    fn senders_are_those_whose_frames_receivers_dropped_with_most_first() {
         let one = status(&[port("a", 50, 8), port("b", 8, 8)]);
         assert_eq!(dropped_elsewhere(&one.ports[0]), 42);
-        assert_eq!(only_sender(None, &one), Some("a"));
-        let two = status(&[port("a", 50, 8), port("b", 9, 8)]);
-        assert_eq!(only_sender(None, &two), None);
-        assert_eq!(only_sender(Some(&one), &two), Some("b"));
-        assert_eq!(only_sender(Some(&two), &two), None);
+        assert_eq!(senders(None, &one), sent(&[(Some("a"), 42)]));
+        let two = status(&[port("b", 9, 8), port("a", 50, 8)]);
+        let both = sent(&[(Some("a"), 42), (Some("b"), 1)]);
+        assert_eq!(senders(None, &two), both);
+        assert_eq!(senders(Some(&one), &two), sent(&[(Some("b"), 1)]));
+        assert_eq!(senders(Some(&two), &two), []);
         let mut gone = one.clone();
         gone.removed.dropped_copies = 3;
-        assert_eq!(
-            only_sender(None, &gone),
-            None,
-            "it may have been the removed one"
-        );
+        let with_removed = sent(&[(Some("a"), 42), (None, 3)]);
+        assert_eq!(senders(None, &gone), with_removed);
+    }
+
+    #[test]
+    fn a_row_has_its_only_sender_or_several_but_never_its_own_port() {
+        let row = |port: &str, reason: &str| DropRow {
+            port: port.to_owned(),
+            reason: reason.to_owned(),
+            ..DropRow::default()
+        };
+        let all = sent(&[(Some("a"), 42), (Some("b"), 1), (Some("c"), 1)]);
+        let at = |port: &str| row(port, "guest_ring_full");
+        assert_eq!(at("d").sent_by(&all).senders, all);
+        assert_eq!(at("b").sent_by(&all).senders.len(), 2);
+        let one = at("b").sent_by(&all[..2]);
+        assert_eq!((one.sender.as_deref(), one.senders.len()), (Some("a"), 0));
+        assert_eq!(at("a").sent_by(&all[..1]), at("a"));
+        // The removed ports may be several.
+        let removed = sent(&[(None, 3)]);
+        assert_eq!(at("a").sent_by(&removed).senders, removed);
+        let own = row("a", "hairpin");
+        assert_eq!(own.clone().sent_by(&all), own);
     }
 }
