@@ -111,10 +111,11 @@ pub enum KeepError {
 
 impl KeepError {
     fn io(what: &'static str, path: &Path, cause: io::Error) -> Self {
+        let cause = of_kernel(cause);
         let folder = path.parent().unwrap_or(path).display();
         let help = match cause.kind() {
             io::ErrorKind::ReadOnlyFilesystem => format!(
-                "the packaged unit lets the switch write only the folder ports.d (ProtectSystem=strict): `systemctl edit crosspoint`, add `[Service]` and `ReadWritePaths={folder}`, and restart the switch; or change the file by hand, and then: crosspoint reload"
+                "the file system is read-only for the switch; the packaged unit (ProtectSystem=strict) lets it write only the folder ports.d: `systemctl edit crosspoint`, add `[Service]` and `ReadWritePaths={folder}`, and restart the switch; or change the file by hand, and then: crosspoint reload"
             ),
             io::ErrorKind::PermissionDenied => format!(
                 "the switch's user must be able to write the folder: chgrp crosspoint {folder} && chmod g+w {folder}; or change the file by hand, and then: crosspoint reload"
@@ -127,5 +128,41 @@ impl KeepError {
             cause,
             help,
         }
+    }
+}
+
+/// The kernel's error without the name of a temporary file.
+fn of_kernel(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.source());
+    let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
+    match inner.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_told_of_with_what_the_switch_needs() {
+        let path = Path::new("/etc/crosspoint/crosspoint.toml");
+        let told = |code| {
+            let why = KeepError::io("write", path, io::Error::from_raw_os_error(code));
+            format!("{why}; {}", why.help().expect("help"))
+        };
+        let read_only = told(libc::EROFS);
+        assert!(
+            read_only.contains("ReadWritePaths=/etc/crosspoint"),
+            "{read_only}"
+        );
+        assert!(told(libc::EACCES).contains("chmod g+w /etc/crosspoint"));
+        // The temporary file's name is not in the message.
+        let missing = tempfile::tempfile_in("/nowhere").expect_err("no such folder");
+        let why = KeepError::io("write", path, missing);
+        let expected =
+            "cannot write /etc/crosspoint/crosspoint.toml: No such file or directory (os error 2)";
+        assert_eq!(why.to_string(), expected);
     }
 }

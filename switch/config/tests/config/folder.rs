@@ -19,7 +19,7 @@ pub(crate) fn guest(name: &str, socket: &str) -> String {
     format!("[[port]]\nname = {name:?}\ntype = \"vhost\"\nsocket = \"/run/{socket}\"\n")
 }
 
-pub(crate) fn uplink(name: &str, interface: &str) -> String {
+fn uplink(name: &str, interface: &str) -> String {
     format!("[[port]]\nname = {name:?}\ntype = \"xdp\"\ninterface = {interface:?}\n")
 }
 

@@ -10,7 +10,7 @@ use crosspoint_config::{
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::folder::{Files, MAIN, guest, names, uplink};
+use crate::folder::{Files, MAIN, guest, names};
 
 /// A main file that an administrator wrote, without `ports_dir`.
 const BY_HAND: &str = r#"# The switch of rack 7.
@@ -592,12 +592,4 @@ proptest! {
             prop_assert!(was_right && switch.files.load().is_ok());
         }
     }
-}
-
-#[test]
-fn an_uplink_that_is_kept_is_as_it_was_given() {
-    let mut switch = Switch::new(&[MAIN, &uplink("up0", "eth0")].concat(), &[]);
-    switch.set("up0", &["queues=0,1", "channels=4"]);
-    switch.keep("up0").expect("it can be written");
-    assert_eq!(switch.loaded(), switch.running);
 }

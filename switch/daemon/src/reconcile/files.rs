@@ -258,7 +258,7 @@ fn not_kept(changing: &Changing, port: &Port, why: &KeepError) -> NotKept {
         name: port.name.clone(),
         error: format!("{why}{}", differs.unwrap_or_default()),
         help: help_of(why),
-        table: port.to_toml(),
+        table: port.to_toml_short(),
     }
 }
 
