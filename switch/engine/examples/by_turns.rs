@@ -2,7 +2,7 @@
 //! and its guests run alternately in one thread, so that no cache line moves between cores.
 //!
 //! `by_turns [REPEATS] [addresses=N] [idle=N] [sampling=N] [packed] [inorder] [unmerged] [workers=N] [counted]
-//! [limited|held]` prints cycles per frame.
+//! [limited|held|security|stateless|rules|connections|new] [flows=N]` prints cycles per frame.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -13,6 +13,11 @@
 //! | `packed`, `inorder`, `unmerged` | kind of rings and receive buffers |
 //! | `limited` | measures in rounds: all guests without limits, then all with a limit of what they send, which none reaches; and so on |
 //! | `held` | the same, but with limits that hold back the guests without traffic: each has a frame that waits for credit. Without limits they have none |
+//! | `security` | the same: without, then with port security for one MAC and one IP address |
+//! | `stateless` | the same: without, then with a security group of one stateless rule |
+//! | `rules` | the same, with 1000 stateless rules and a set of 10 000 addresses |
+//! | `connections` | the same, with a stateful rule; all frames belong to `flows` connections (default 10 000) that are known |
+//! | `new` | the same, with frames that each begin a connection |
 //! | `counted` | bursts are not made shorter when they take long: for valgrind |
 //! | `workers` | number of workers, on cores 0, 1 and so on, first one by one and then all at once. The loss with all at once comes from shared cache lines |
 #![allow(
@@ -22,12 +27,16 @@
     reason = "shares its guests with the tests"
 )]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::groups::{
+    Connections, Direction, GroupPolicy, Rule, RuleTable, Timeouts, Zone,
+};
 use crosspoint_engine::observe::sample::Sampler;
 use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stages::meter::{Meter, RateLimit};
@@ -40,7 +49,7 @@ use crosspoint_engine::worker::Worker;
 use crosspoint_engine::worker::WorkerLink;
 use crosspoint_frame::{BURST, Clock, tsc};
 use crosspoint_guest::{Buffer, VirtioNetHdr};
-use crosspoint_packet::{FlowHasher, Mac};
+use crosspoint_packet::{FlowHasher, IpNet, Mac};
 use crosspoint_vring::feature;
 
 #[path = "../tests/switch/ports.rs"]
@@ -99,12 +108,19 @@ struct Options {
     sampling: u32,
     features: u64,
     limits: Limits,
+    /// Number of connections of frames; 0: frames are not IP packets of connections.
+    flows: u32,
 }
 
-/// Limits of what guests send.
+/// What is compared with none of it: limits of what guests send, and other policies of the sender.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limits {
     None,
+    Security,
+    Stateless,
+    Rules,
+    Connections,
+    New,
     /// All have one that they do not reach.
     High,
     /// Those without traffic have one that holds them back.
@@ -122,12 +138,19 @@ impl Options {
             sampling: 0,
             features: PortOptions::default().features,
             limits: Limits::None,
+            flows: 0,
         };
         for word in std::env::args().skip(1) {
             match (word.as_str(), word.split_once('=')) {
                 ("counted", _) => options.quantum_cycles = u64::MAX >> 16,
                 ("limited", _) => options.limits = Limits::High,
                 ("held", _) => options.limits = Limits::Low,
+                ("security", _) => options.limits = Limits::Security,
+                ("stateless", _) => options.limits = Limits::Stateless,
+                ("rules", _) => options.limits = Limits::Rules,
+                ("connections", _) => options.limits = Limits::Connections,
+                ("new", _) => options.limits = Limits::New,
+                (_, Some(("flows", number))) => options.flows = number.parse().unwrap(),
                 ("packed", _) => options.features |= feature::RING_PACKED,
                 ("unmerged", _) => options.features &= !feature::MRG_RXBUF,
                 ("inorder", _) => options.features |= feature::IN_ORDER,
@@ -137,6 +160,16 @@ impl Options {
                 (_, Some(("sampling", number))) => options.sampling = number.parse().unwrap(),
                 (number, _) => options.repeats = number.parse().expect("see the top of the source"),
             }
+        }
+        let of_connections = [
+            Limits::Security,
+            Limits::Stateless,
+            Limits::Rules,
+            Limits::Connections,
+            Limits::New,
+        ];
+        if of_connections.contains(&options.limits) && options.flows == 0 {
+            options.flows = 10_000;
         }
         options
     }
@@ -150,19 +183,78 @@ impl Options {
         (self.sampling > 0).then_some(self.sampling).map(new)
     }
 
-    fn port(&self, limits: Limits, is_idle: bool) -> PortOptions {
+    /// `number`: 0 for the guest that sends, 1 for the one that receives, more for those without traffic.
+    fn port(&self, limits: Limits, number: u16) -> PortOptions {
+        let (is_idle, is_sender) = (number > 1, number == 0);
         let limit = match limits {
-            Limits::None => RateLimit::default(),
             Limits::Low if is_idle => LOW,
             Limits::High | Limits::Low => HIGH,
+            _ => RateLimit::default(),
         };
+        let groups = is_sender.then(|| groups(limits)).flatten();
+        let is_secure = limits == Limits::Security && is_sender;
         PortOptions {
             features: self.features,
             meter_out: Meter::new(limit, HZ, tsc()).map(Arc::new),
+            groups,
+            macs: if is_secure {
+                vec![address(0, 0)]
+            } else {
+                Vec::new()
+            },
+            ips: if is_secure {
+                vec![SOURCE.into()]
+            } else {
+                Vec::new()
+            },
             ..PortOptions::default()
         }
     }
 }
+
+/// Source of all packets.
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+/// The groups of a guest that sends.
+fn groups(limits: Limits) -> Option<Arc<GroupPolicy>> {
+    let rule = |port: u16, remote: Option<Arc<[IpNet]>>, stateful| Rule {
+        direction: Direction::Out,
+        ip_version: None,
+        protocol: Some(17),
+        ports: Box::new([port..=port]),
+        icmp: None,
+        remote,
+        stateful,
+    };
+    let rules = match limits {
+        Limits::Stateless => vec![rule(53, None, false)],
+        Limits::Rules => {
+            let hosts = (0..10_000u32)
+                .map(|number| IpAddr::from(Ipv4Addr::from_bits(DESTINATIONS + 7 * number)).into());
+            let set: Arc<[IpNet]> = hosts.chain(["11.0.0.0/8".parse().unwrap()]).collect();
+            let others = (1000..1999).map(|port| rule(port, Some(set.clone()), false));
+            others.chain([rule(53, Some(set.clone()), false)]).collect()
+        }
+        Limits::Connections | Limits::New => vec![rule(53, None, true)],
+        _ => return None,
+    };
+    let began = Instant::now();
+    let table = RuleTable::compile(rules, 1).expect("few rules");
+    eprintln!(
+        "rules compiled in {:.1} ms",
+        began.elapsed().as_secs_f64() * 1e3
+    );
+    let zone = Zone::new(1, u32::MAX / 2);
+    Some(Arc::new(GroupPolicy::new(
+        table.into(),
+        zone.into(),
+        0,
+        false,
+    )))
+}
+
+/// First destination of packets: each has 65 536 connections.
+const DESTINATIONS: u32 = 0x0b00_0000;
 
 #[inline(never)]
 fn turn(worker: &mut Worker, times: &mut Times) {
@@ -187,7 +279,7 @@ struct Side {
 }
 
 /// Writes frames numbered from `first` on, with `addresses` addresses.
-fn write_frames(driver: &Driver, [from, to]: [u16; 2], first: u32, addresses: u32) {
+fn write_frames(driver: &Driver, [from, to]: [u16; 2], first: u32, (addresses, flows): (u32, u32)) {
     let area = driver.transmit.area().view();
     let mut bytes = [0; 12 + FRAME_LEN];
     bytes[..12].copy_from_slice(&VirtioNetHdr::default().to_bytes());
@@ -198,8 +290,24 @@ fn write_frames(driver: &Driver, [from, to]: [u16; 2], first: u32, addresses: u3
         let destination = (product % u64::from(addresses)) as u32;
         bytes[12..18].copy_from_slice(&address(to, destination));
         bytes[18..24].copy_from_slice(&address(from, number));
+        if flows > 0 {
+            // In an order that no prefetcher guesses.
+            let flow = (u64::from(first) + i as u64).wrapping_mul(2_654_435_761) % u64::from(flows);
+            write_packet(&mut bytes[24..], flow as u32);
+        }
         area.write(i * STRIDE + OFFSET, &bytes);
     }
+}
+
+/// Writes the type and the headers of a packet of connection `flow`.
+fn write_packet(bytes: &mut [u8], flow: u32) {
+    bytes[..2].copy_from_slice(&[8, 0]);
+    let packet = &mut bytes[2..];
+    packet[..12].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0]);
+    packet[12..16].copy_from_slice(&[10, 0, 0, 1]);
+    packet[16..20].copy_from_slice(&(DESTINATIONS + (flow >> 16)).to_be_bytes());
+    packet[20..22].copy_from_slice(&(flow as u16).to_be_bytes());
+    packet[22..28].copy_from_slice(&[0, 53, 0, 26, 0, 0]);
 }
 
 fn send_all(driver: &mut Driver) {
@@ -228,7 +336,7 @@ fn start(options: &Options, limits: Limits) -> (Arc<Shared>, Arc<Snapshot>, Vec<
     let mut drivers = Vec::new();
     let (mut ports, mut streams) = (Vec::new(), Vec::new());
     for number in 0..each * options.workers {
-        let port_options = options.port(limits, number % each > 1);
+        let port_options = options.port(limits, number % each);
         let (mut driver, port) = port(number, &port_options, options.workers.into());
         if number % each > 0 {
             driver.post_all();
@@ -241,6 +349,14 @@ fn start(options: &Options, limits: Limits) -> (Arc<Shared>, Arc<Snapshot>, Vec<
     let fdb = Arc::new(Fdb::new(entries, [1, 2]));
     let flows = FlowHasher::new(3);
     let view = Snapshot::new(ports.into(), fdb.clone(), flows, Box::new([]));
+    let has_groups = view
+        .ports
+        .iter()
+        .flatten()
+        .any(|port| port.groups.is_some());
+    let connections = Connections::new(options.flows as usize + FRAMES, Timeouts::default());
+    let connections = has_groups.then(|| Arc::new(connections));
+    let view = view.with_connections(connections);
     let view = Arc::new(view.with_sampler(options.sampler()));
     let busy = (0..each * options.workers).filter(|number| number % each < 2);
     for (guest, number) in busy.flat_map(|guest| (0..options.addresses).map(move |n| (guest, n))) {
@@ -289,14 +405,14 @@ impl Side {
 
     /// Sends, delivers and receives 256 frames. Returns the worker's cycles.
     fn repeat(&mut self, worker: &mut Worker, options: &Options, repeat: usize) -> u64 {
-        if repeat == 0 || options.addresses > 1 {
+        if repeat == 0 || options.addresses > 1 || options.flows > 0 {
             let first = self.number as u16 * (2 + options.idle);
             let guests = [first, first + 1];
             write_frames(
                 &self.from,
                 guests,
                 (repeat * FRAMES) as u32,
-                options.addresses,
+                (options.addresses, options.flows),
             );
         }
         send_all(&mut self.from);
@@ -323,18 +439,26 @@ fn compare(options: &Options) {
     let sides = [Limits::None, options.limits].map(|limits| {
         let (shared, view, mut sides) = start(options, limits);
         let mut side = sides.remove(0);
-        let mut worker = Worker::new(0, shared, side.link.clone(), view, Idle::Spin);
+        let mut worker = Worker::new(0, shared, side.link.clone(), view.clone(), Idle::Spin);
         if limits == Limits::Low {
             side.hold_back(&mut worker);
         }
-        (worker, side)
+        // Until all connections are known.
+        for repeat in 0..options.flows as usize / FRAMES + 1 {
+            side.repeat(&mut worker, options, repeat);
+        }
+        (worker, side, view)
     });
     let mut sides = sides;
     let mut medians = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS {
         for number in [round % 2, (round + 1) % 2] {
-            let (worker, side) = &mut sides[number];
-            medians[number].push(measure(worker, side, options)[1]);
+            let (worker, side, view) = &mut sides[number];
+            let connections = view
+                .connections
+                .clone()
+                .filter(|_| options.limits == Limits::New);
+            medians[number].push(measure(worker, side, options, connections.as_deref())[1]);
         }
     }
     let mut ratios: Vec<f64> = medians[0]
@@ -348,7 +472,7 @@ fn compare(options: &Options) {
     let middle = |values: &[f64]| values[ROUNDS / 2];
     let [without, with] = &medians;
     println!(
-        "cycles a frame, median of {ROUNDS} rounds: {:.1} without limits, {:.1} with; with over without {:.3} ({:.3} to {:.3})",
+        "cycles a frame, median of {ROUNDS} rounds: {:.1} without, {:.1} with; with over without {:.3} ({:.3} to {:.3})",
         middle(without),
         middle(with),
         middle(&ratios),
@@ -388,9 +512,9 @@ fn work(mut worker: Worker, mut side: Side, options: &Options, phases: &[Phase])
     for (number, phase) in phases.iter().enumerate() {
         phase.begin(threads);
         if number == side.number {
-            costs[0] = measure(&mut worker, &mut side, options);
+            costs[0] = measure(&mut worker, &mut side, options, None);
         } else if number == threads {
-            costs[1] = measure(&mut worker, &mut side, options);
+            costs[1] = measure(&mut worker, &mut side, options, None);
             phase.done.fetch_add(1, Ordering::Relaxed);
             // Keeps running so that the others do not finish alone.
             while phase.done.load(Ordering::Relaxed) < threads {
@@ -401,8 +525,19 @@ fn work(mut worker: Worker, mut side: Side, options: &Options, phases: &[Phase])
     costs
 }
 
-fn measure(worker: &mut Worker, side: &mut Side, options: &Options) -> Cost {
-    let cycles = |repeat| side.repeat(worker, options, repeat);
+/// Measures. `forgets`: before each repeat, all these connections are forgotten.
+fn measure(
+    worker: &mut Worker,
+    side: &mut Side,
+    options: &Options,
+    forgets: Option<&Connections>,
+) -> Cost {
+    let cycles = |repeat| {
+        if let Some(connections) = forgets {
+            connections.sweep(0, connections.capacity(), |_| None);
+        }
+        side.repeat(worker, options, repeat)
+    };
     let mut costs: Vec<u64> = (0..options.repeats).map(cycles).collect();
     costs.drain(..WARMUP.min(options.repeats - 1));
     costs.sort_unstable();
