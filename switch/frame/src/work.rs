@@ -43,6 +43,8 @@ impl Work {
     pub const PORT: u32 = 50;
     /// See [`Work::PORT`].
     pub const TRIED: u32 = 4;
+    /// One copy of a flooded frame compared with the rules and connections of its receiver.
+    pub const JUDGED: u32 = 300;
     /// One receive buffer returned empty: its used entry is written, and its cache line moves to the driver's core.
     pub const GIVEN_BACK: u32 = 80;
     /// One copy made and published.

@@ -12,6 +12,9 @@ use crate::segment::{SegmentError, find_transport};
 const UDP_CHECKSUM: u16 = 6;
 /// Offset of the checksum in an ICMP and an ICMPv6 header, and their protocol numbers (RFC 792, RFC 4443).
 const ICMP_CHECKSUM: u16 = 2;
+/// Offset of the checksum in an SCTP header (RFC 9260, 3.1).
+const SCTP_CHECKSUM: u16 = 8;
+const PROTO_SCTP: u8 = 132;
 const PROTO_ICMP: u8 = 1;
 const PROTO_ICMPV6: u8 = 58;
 /// Most tags that are skipped, two at a time, to find the headers after them; a frame with more is refused.
@@ -49,6 +52,7 @@ fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize
         PROTO_TCP => start == l4.offset && offset == 16,
         PROTO_UDP => (start == l4.offset && offset == 6) || start >= l4.offset + UDP_HEADER,
         // An offset elsewhere would write into a message's type or addresses, after it was checked.
+        PROTO_SCTP => start == l4.offset && offset == SCTP_CHECKSUM,
         PROTO_ICMP | PROTO_ICMPV6 => start == l4.offset && offset == ICMP_CHECKSUM,
         _ => start >= l4.offset,
     })

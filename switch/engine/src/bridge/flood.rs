@@ -215,6 +215,16 @@ fn send_to(
     let has_unicast = tx.groups.has(number);
     tx.flood_groups.clear();
     let (mut copies, mut tried) = (0, tx.flood.frames.len());
+    // Paid before: copies that are refused cost it too.
+    let judged = match port.groups.is_some() {
+        true => Work::JUDGED * tried as u32,
+        false => 0,
+    };
+    if tx.work.left() < judged {
+        return false;
+    }
+    tx.work.spend(judged);
+    tally.made += judged;
     match has_unicast {
         false => {
             for position in 0..tx.flood.frames.len() {

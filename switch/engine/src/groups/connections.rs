@@ -22,6 +22,8 @@ use std::net::IpAddr;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use crossbeam::utils::CachePadded;
+
 use super::numbers::{UDP, address_of};
 use super::rules::Direction;
 use super::state::{Entry, Phase, Slot, State, TAG_MASK, TICK_MASK, idle};
@@ -34,11 +36,14 @@ const SLOTS: usize = if cfg!(loom) { 1 } else { 8 };
 /// Attempts to change a state that other workers change at the same time.
 const TRIES: usize = 4;
 /// How long later fragments of a datagram may follow the first, seconds.
-const FRAGMENTS_S: u32 = 5;
+const FRAGMENTS_S: u32 = 2;
 /// How long a connection that was closed is remembered, seconds: packets may be late.
 const CLOSED_S: u32 = 10;
 /// How long a connection stays that one side has closed, seconds: the kernel's value for FIN_WAIT.
 const CLOSING_S: u32 = 120;
+/// How long the packets of a connection are dropped that changed rules do not allow, after the last one: longer than TCP
+/// waits before it sends a segment again (RFC 6298, 2.4).
+const REVOKED_S: u32 = 180;
 /// Above three quarters of the table, half-open connections time out after this many seconds.
 const HALF_OPEN_FULL_S: u32 = 5;
 
@@ -54,54 +59,51 @@ pub(super) struct Ends {
 /// A connection's key: its two ends, the lower one first, so that both directions have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Key {
-    words: [u64; 5],
+    words: [u64; 6],
 }
 
-const ZONE_MASK: u32 = 0x7f_ffff;
+/// Where a connection is: its VLAN, and the number of its port's zone.
+pub(super) type At = (u16, u32);
+
 /// In the last word: the key of a datagram's fragments.
 const IS_FRAGMENTS: u64 = 1 << 63;
 
 impl Key {
-    /// Returns the key, and whether the packet comes from the lower end.
+    /// Becomes the key of a packet's connection. Returns whether the packet comes from the lower end.
     #[inline(always)]
-    pub(super) fn new(ends: &Ends, protocol: u8, zone: u32) -> (Key, bool) {
+    pub(super) fn set(&mut self, ends: &Ends, protocol: u8, at: At) -> bool {
         let source = (ends.source, ends.source_port);
         let destination = (ends.destination, ends.destination_port);
         let is_from_low = source <= destination;
-        let (low, high) = match is_from_low {
-            true => (source, destination),
-            false => (destination, source),
-        };
-        (Key::of(low, high, protocol, zone), is_from_low)
+        match is_from_low {
+            true => self.put(source, destination, protocol, at),
+            false => self.put(destination, source, protocol, at),
+        }
+        is_from_low
     }
 
     /// The key of the fragments of a datagram, whose number takes the place of the ports.
-    pub(super) fn of_fragments(ends: &Ends, zone: u32) -> Key {
+    pub(super) fn of_fragments(ends: &Ends, at: At) -> Key {
         let source = (ends.source, ends.source_port);
         let destination = (ends.destination, ends.destination_port);
-        let mut key = Key::of(source, destination, 0, zone);
+        let mut key = Key::default();
+        key.put(source, destination, 0, at);
         key.words[4] |= IS_FRAGMENTS;
         key
     }
 
     #[inline(always)]
-    fn of(low: (u128, u16), high: (u128, u16), protocol: u8, zone: u32) -> Key {
-        Key {
-            words: [
-                low.0 as u64,
-                (low.0 >> 64) as u64,
-                high.0 as u64,
-                (high.0 >> 64) as u64,
-                u64::from(low.1)
-                    | u64::from(high.1) << 16
-                    | u64::from(protocol) << 32
-                    | u64::from(zone & ZONE_MASK) << 40,
-            ],
-        }
+    fn put(&mut self, low: (u128, u16), high: (u128, u16), protocol: u8, (vlan, zone): At) {
+        self.words[0] = low.0 as u64;
+        self.words[1] = (low.0 >> 64) as u64;
+        self.words[2] = high.0 as u64;
+        self.words[3] = (high.0 >> 64) as u64;
+        self.words[4] = u64::from(low.1) | u64::from(high.1) << 16 | u64::from(protocol) << 32;
+        self.words[5] = u64::from(vlan) | u64::from(zone) << 32;
     }
 
     fn zone(&self) -> u32 {
-        (self.words[4] >> 40) as u32 & ZONE_MASK
+        (self.words[5] >> 32) as u32
     }
 
     pub(super) fn protocol(&self) -> u8 {
@@ -154,7 +156,7 @@ struct Bucket([AtomicU64; SLOTS]);
 
 #[repr(align(64))]
 #[derive(Default)]
-struct KeySlot([AtomicU64; 5]);
+struct KeySlot([AtomicU64; 6]);
 
 /// When connections time out, seconds since their last packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -216,12 +218,15 @@ pub struct Connections {
     buckets: Box<[Bucket]>,
     keys: Box<[KeySlot]>,
     seeds: [u64; 3],
+    /// As many connections as were asked for.
+    max: usize,
     /// Seconds since the table was made.
     tick: AtomicU32,
-    len: AtomicU32,
     timeouts: [AtomicU32; 5],
+    /// Written for each connection that begins: not in a line that each packet reads.
+    len: CachePadded<AtomicU32>,
     /// The slot that the next sweep begins with.
-    next: AtomicU32,
+    next: CachePadded<AtomicU32>,
 }
 
 impl Connections {
@@ -234,10 +239,11 @@ impl Connections {
             keys: (0..count * SLOTS).map(|_| KeySlot::default()).collect(),
             // Random for each process: guests choose what is hashed.
             seeds: [0u64, 1, 2].map(|number| hasher.hash_one(number) | 1),
+            max,
             tick: AtomicU32::new(0),
-            len: AtomicU32::new(0),
             timeouts: Default::default(),
-            next: AtomicU32::new(0),
+            len: CachePadded::new(AtomicU32::new(0)),
+            next: CachePadded::new(AtomicU32::new(0)),
         };
         connections.set_timeouts(timeouts);
         connections
@@ -264,7 +270,8 @@ impl Connections {
 
     /// Returns the number of connections.
     pub fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed) as usize
+        // Two workers may count out of order for a moment.
+        self.len.load(Ordering::Relaxed).cast_signed().max(0) as usize
     }
 
     /// Returns whether there are none.
@@ -286,14 +293,14 @@ impl Connections {
     /// Where a key may be.
     #[inline(always)]
     pub(super) fn place(&self, key: &Key) -> Place {
-        let [a, b, c, d, e] = key.words;
+        let [a, b, c, d, e, f] = key.words;
         let [s, t, u] = self.seeds;
         // Multiplication to 128 bits, both halves folded, as in wyhash (Wang Yi).
         let fold = |x: u64, y: u64| {
             let product = u128::from(x) * u128::from(y);
             product as u64 ^ (product >> 64) as u64
         };
-        let hash = fold(fold(a ^ s, b ^ t) ^ c ^ u, fold(d ^ t, e ^ s) ^ u);
+        let hash = fold(fold(a ^ s, b ^ t) ^ c ^ u, fold(d ^ t, e ^ s) ^ f ^ u);
         let hash = fold(hash ^ s, u);
         // Each half of the hash gives a bucket by its upper bits (Lemire, "Fast random integer generation in an interval",
         // 2019); the lower bits give the tag.
@@ -309,8 +316,32 @@ impl Connections {
     /// Prefetches what a look-up reads first.
     #[inline(always)]
     pub(super) fn prefetch(&self, place: &Place) {
-        if let Some(bucket) = self.buckets.get(place.first as usize) {
-            crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
+        for bucket in [place.first, place.second] {
+            if let Some(bucket) = self.buckets.get(bucket as usize) {
+                crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
+            }
+        }
+    }
+
+    /// Prefetches the first key that may be the right one.
+    #[inline(always)]
+    pub(super) fn prefetch_key(&self, place: &Place) {
+        for bucket in [place.first, place.second] {
+            let Some(states) = self.buckets.get(bucket as usize) else {
+                return;
+            };
+            let state = |word: &AtomicU64| State(word.load(Ordering::Relaxed));
+            let found = states
+                .0
+                .iter()
+                .position(|word| state(word).is_live_with(place.tag));
+            if let Some(index) = found {
+                let key = self.keys.get(bucket as usize * SLOTS + index);
+                key.into_iter().for_each(|key| {
+                    crosspoint_frame::prefetch_read(std::ptr::from_ref(key).cast())
+                });
+                return;
+            }
         }
     }
 
@@ -331,7 +362,7 @@ impl Connections {
                 continue;
             }
             let slot = bucket * SLOTS as u32 + index as u32;
-            if self.key_at(slot) != Some(*key) {
+            if !self.has_key(slot, key) {
                 continue;
             }
             // The key is read before the state is read again.
@@ -346,6 +377,22 @@ impl Connections {
             }
         }
         None
+    }
+
+    /// Whether a slot has this key. Word by word: a key that is stored in words and loaded whole waits for the stores.
+    #[inline(always)]
+    fn has_key(&self, slot: u32, key: &Key) -> bool {
+        let Some(KeySlot(words)) = self.keys.get(slot as usize) else {
+            return false;
+        };
+        let differs =
+            |(word, expected): (&AtomicU64, &u64)| word.load(Ordering::Relaxed) ^ expected;
+        words
+            .iter()
+            .zip(&key.words)
+            .map(differs)
+            .fold(0, |all, one| all | one)
+            == 0
     }
 
     fn key_at(&self, slot: u32) -> Option<Key> {
@@ -383,15 +430,6 @@ impl Connections {
         }
         // Other workers changed it at the same time: their packets count.
         Some((state.entry(), state.entry()))
-    }
-
-    /// Removes a connection, unless it has changed. Returns whether it was removed.
-    pub(super) fn remove(&self, found: &Found, zone: &Zone) -> bool {
-        let is_removed = self.free(found.slot, found.state);
-        if is_removed {
-            zone.note_gone(found.entry.phase);
-        }
-        is_removed
     }
 
     fn free(&self, slot: u32, state: State) -> bool {
@@ -447,8 +485,8 @@ impl Connections {
         for (place, value) in place.0.iter().zip(key.words) {
             place.store(value, Ordering::Relaxed);
         }
-        word.store(busy.live(tag, entry).0, Ordering::Release);
         self.len.fetch_add(1, Ordering::Relaxed);
+        word.store(busy.live(tag, entry).0, Ordering::Release);
         true
     }
 
@@ -461,7 +499,7 @@ impl Connections {
         zone: impl Fn(u32) -> Option<&'z Zone>,
     ) -> Swept {
         self.tick.store(seconds & TICK_MASK, Ordering::Relaxed);
-        let is_full = self.len() > self.capacity() / 4 * 3;
+        let is_full = self.len() > self.max / 4 * 3;
         let mut swept = Swept::default();
         for _ in 0..slots.min(self.capacity()) {
             let slot = self.next.load(Ordering::Relaxed);
@@ -474,11 +512,21 @@ impl Connections {
             let (entry, zone) = (state.entry(), zone(key.zone()));
             let timeout = self.timeout(entry.phase, key.protocol(), is_full);
             let is_over = idle(entry.tick, seconds) > timeout;
-            if (is_over || zone.is_none()) && self.free(slot, state) {
-                swept.removed += 1;
-                if let Some(zone) = zone {
-                    zone.note_gone(entry.phase);
+            let Some(zone) = zone.filter(|_| !is_over) else {
+                if self.free(slot, state) {
+                    swept.removed += 1;
+                    zone.into_iter().for_each(|zone| zone.note_gone(&entry));
                 }
+                continue;
+            };
+            // Generations wrap: an old one must not come to be the present one again.
+            let (now, before) = (zone.generation(), zone.generation().wrapping_sub(1));
+            if entry.generation != now && entry.generation != before {
+                let found = Found { slot, state, entry };
+                self.change(&found, |entry| Entry {
+                    generation: before,
+                    ..entry
+                });
             }
         }
         swept
@@ -509,9 +557,10 @@ impl Connections {
             Phase::Established => established,
             Phase::FinFromOriginator | Phase::FinFromOther => CLOSING_S.min(established),
             Phase::Closed => CLOSED_S,
-            Phase::OneWay if is_udp => udp,
+            Phase::OneWay | Phase::Answered if is_udp => udp,
             Phase::TwoWay if is_udp => udp_stream,
-            Phase::Adopted | Phase::OneWay | Phase::TwoWay => other,
+            Phase::Adopted | Phase::OneWay | Phase::Answered | Phase::TwoWay => other,
+            Phase::Revoked => REVOKED_S,
             Phase::Fragments => FRAGMENTS_S,
         }
     }
@@ -546,6 +595,12 @@ impl Connections {
 mod tests {
     use super::*;
 
+    fn of(ends: &Ends, protocol: u8, at: At) -> (Key, bool) {
+        let mut key = Key::default();
+        let is_from_low = key.set(ends, protocol, at);
+        (key, is_from_low)
+    }
+
     fn key(number: u32) -> Key {
         let ends = Ends {
             source: number.into(),
@@ -553,7 +608,7 @@ mod tests {
             source_port: 1,
             destination_port: 2,
         };
-        Key::new(&ends, 6, 1).0
+        of(&ends, 6, (0, 1)).0
     }
 
     const ENTRY: Entry = Entry {
@@ -599,16 +654,17 @@ mod tests {
             destination_port: 2,
         };
         let ((key, is_low), (back, is_back_low)) =
-            (Key::new(&ends, 17, 9), Key::new(&ends.turned(), 17, 9));
+            (of(&ends, 17, (0, 9)), of(&ends.turned(), 17, (0, 9)));
         assert_eq!((key, is_low, is_back_low), (back, false, true));
         assert_eq!(
             (key.ends(), key.protocol(), key.zone()),
             (ends.turned(), 17, 9)
         );
         for other in [
-            Key::new(&ends, 6, 9).0,
-            Key::new(&ends, 17, 8).0,
-            Key::of_fragments(&ends, 9),
+            of(&ends, 6, (0, 9)).0,
+            of(&ends, 17, (0, 8)).0,
+            of(&ends, 17, (1, 9)).0,
+            Key::of_fragments(&ends, (0, 9)),
         ] {
             assert_ne!(key, other);
         }
@@ -622,7 +678,7 @@ mod loom_tests {
     use super::*;
 
     fn key(number: u64) -> Key {
-        Key { words: [number; 5] }
+        Key { words: [number; 6] }
     }
 
     fn entry(tick: u32) -> Entry {

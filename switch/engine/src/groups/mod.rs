@@ -5,17 +5,21 @@
 //! look-up and delivery ([`stage`]). A packet of a known connection passes; the first packet of another one passes if a rule
 //! allows it.
 //!
-//! What passes in any case: ARP, neighbour discovery and multicast listener discovery, a DHCP client's requests and the
-//! answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard against
-//! DHCP servers and routers, and `forward_control`.
+//! What passes in any case ([`exempt`]): ARP, neighbour discovery, the reports of listeners to groups, a DHCP client's requests
+//! and the answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard
+//! against DHCP servers and routers, and `forward_control`.
 
 pub mod connections;
+#[cfg(not(loom))]
+mod exempt;
 mod numbers;
 mod ranges;
 pub mod rules;
 pub mod state;
 pub mod zone;
 
+#[cfg(not(loom))]
+mod judge;
 #[cfg(not(loom))]
 mod packet;
 #[cfg(not(loom))]
@@ -50,6 +54,7 @@ impl GroupPolicy {
     /// Creates the policy of a port. `generation` is another one whenever the port's rules change: connections of earlier
     /// generations are compared with the rules again when their next packet comes, unless `keeps` is set.
     pub fn new(rules: Arc<RuleTable>, zone: Arc<Zone>, generation: u8, keeps: bool) -> GroupPolicy {
+        zone.set_generation(generation);
         GroupPolicy {
             rules,
             zone,

@@ -4,73 +4,89 @@
 //! one exception: the flags of a TCP header there are read once more than they are delivered. They do not decide which
 //! packets pass, only how long a connection is remembered.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use crosspoint_frame::{Burst, Frame, HEAD_LEN};
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
 use crate::groups::connections::{Ends, Key};
-use crate::groups::numbers::{ICMP, ICMPV6, SCTP, TCP, UDP, address_of};
+use crate::groups::exempt;
+use crate::groups::numbers::{
+    ECHO, ECHO_V6, EXTENSION_PROTOCOLS, ICMP, ICMPV6, SCTP, TCP, UDP, is_error,
+};
+use crate::stages::checked_offload;
 use crate::stages::port_security::is_hidden;
 
-const ARP: u16 = 0x0806;
 /// Bytes of the beginning of a fragmented packet's payload that must be in its first fragment: the ports of all
 /// protocols (RFC 1858, 3).
 const FIRST_FRAGMENT_MIN: usize = 8;
-/// Hop limit that receivers require of neighbour discovery (RFC 4861, 7.1).
-const HOPS: u8 = 255;
 
-/// A frame, as far as groups are concerned.
+/// A frame that is no plain packet of a flow, as far as groups are concerned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Packet {
     /// It passes whatever the rules are: without it no station could use the network.
     Exempt,
-    /// Neither IP nor anything that passes.
+    /// Neither IP nor anything that passes; or a packet whose headers contradict their protocol, or hide what they are.
     Other,
-    /// A packet whose headers contradict their protocol, or hide what they are.
-    Invalid,
-    /// DHCP between client and server. A client's part passes in any case; a server's part by rules.
-    Dhcp { to_server: bool, flow: Flow },
     /// An IP packet.
-    Flow(Flow),
+    Flow(Flow, Option<Fragments>),
+    /// DHCP between a client and a server: the client's part passes in any case, the server's part by rules.
+    Dhcp {
+        to_server: bool,
+        flow: Flow,
+        first_of: Option<Fragments>,
+    },
     /// An ICMP error: about a packet of this connection, which went the other way.
-    Error { about: Flow, own: Flow },
+    Error {
+        about: Flow,
+        own: Flow,
+        first_of: Option<Fragments>,
+    },
     /// A fragment that is not the first.
     Later(Fragments),
 }
 
 /// The fields of a packet that rules and connections use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Flow {
     pub(super) ends: Ends,
-    pub(super) protocol: u8,
     /// What rules compare: destination port, or type and code of ICMP.
     pub(super) service: u16,
+    pub(super) vlan: u16,
+    pub(super) protocol: u8,
     /// Flags of TCP; 0 for others.
     pub(super) flags: u8,
-    /// Whether its answers can be told from its fields: of ICMP, only those of echo requests can.
-    pub(super) has_answers: bool,
-    /// The datagram whose first fragment it is.
-    pub(super) first_of: Option<Fragments>,
+    /// Whether it may belong to a connection. Of ICMP, only echo requests and replies do; nothing that is sent to a group of
+    /// stations does: an answer comes from another address.
+    pub(super) is_tracked: bool,
+    /// Whether it may begin one: a reply to an echo request does not.
+    pub(super) begins: bool,
 }
 
 impl Flow {
-    /// The address of the other side of a packet from (`is_out`) or to the guest.
-    pub(super) fn remote(&self, is_out: bool) -> IpAddr {
-        let address = match is_out {
-            true => self.ends.destination,
-            false => self.ends.source,
-        };
-        address_of(address)
-    }
+    pub(super) const NONE: Flow = Flow {
+        ends: Ends {
+            source: 0,
+            destination: 0,
+            source_port: 0,
+            destination_port: 0,
+        },
+        service: 0,
+        vlan: 0,
+        protocol: 0,
+        flags: 0,
+        is_tracked: false,
+        begins: false,
+    };
 }
 
 /// A datagram that is sent in fragments.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fragments {
-    pub(super) source: u128,
-    pub(super) destination: u128,
-    pub(super) id: u32,
+    source: u128,
+    destination: u128,
+    id: u32,
+    vlan: u16,
 }
 
 impl Fragments {
@@ -81,11 +97,11 @@ impl Fragments {
             source_port: (self.id >> 16) as u16,
             destination_port: self.id as u16,
         };
-        Key::of_fragments(&ends, zone)
+        Key::of_fragments(&ends, (self.vlan, zone))
     }
 }
 
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
@@ -93,90 +109,78 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_be_bytes)
 }
 
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes_at(bytes, at).map(u32::from_be_bytes)
-}
-
-/// Source and destination of the IP header at `at`.
-fn addresses(bytes: &[u8], version: u8, at: usize) -> Option<(u128, u128)> {
-    let v4 = |at: usize| {
-        let address = bytes_at::<4>(bytes, at).map(Ipv4Addr::from);
-        address.map(|address| address.to_ipv6_mapped().to_bits())
-    };
-    let v6 = |at: usize| bytes_at(bytes, at).map(u128::from_be_bytes);
-    match version {
-        4 => Some((v4(at + 12)?, v4(at + 16)?)),
-        _ => Some((v6(at + 8)?, v6(at + 24)?)),
-    }
-}
-
-/// Reads frame `index`, which goes to or comes from a guest.
+/// The IPv4 address as IPv6 has it (RFC 4291, 2.5.5.2).
 #[inline(always)]
+fn mapped(address: [u8; 4]) -> u128 {
+    u128::from(u32::from_be_bytes(address)) | 0xffff << 32
+}
+
+/// Reads a plain packet into `flow`, field by field: a flow that is stored in parts and copied whole waits for the stores.
+/// Returns `false` if the frame is not plain: untagged IPv4 without options, TCP or UDP, no fragment, from one station to one.
+/// All that is read is in the head. DHCP is not plain.
+#[inline(always)]
+pub(super) fn read_plain(frame: &Frame, flow: &mut Flow) -> bool {
+    let head = &frame.head;
+    let is_plain = [head[12], head[13], head[14]] == [0x08, 0x00, 0x45]
+        && (head[20] & 0x3f) | head[21] == 0
+        && matches!(head[23], TCP | UDP)
+        && frame.len >= 42
+        // Multicast, reserved and broadcast addresses; and group addresses of Ethernet.
+        && head[30] < 224
+        && head[0] & 1 == 0;
+    let port = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let destination_port = port(36);
+    let is_dhcp = head[23] == UDP && matches!(destination_port, 67 | 68);
+    if !is_plain || is_dhcp {
+        return false;
+    }
+    flow.ends.source = mapped([head[26], head[27], head[28], head[29]]);
+    flow.ends.destination = mapped([head[30], head[31], head[32], head[33]]);
+    flow.ends.source_port = port(34);
+    flow.ends.destination_port = destination_port;
+    flow.service = destination_port;
+    flow.vlan = frame.vlan;
+    flow.protocol = head[23];
+    let has_flags = head[23] == TCP && frame.len >= 48;
+    flow.flags = if has_flags { head[47] } else { 0 };
+    (flow.is_tracked, flow.begins) = (true, true);
+    true
+}
+
+/// Reads any frame.
+#[inline(never)]
 pub(super) fn read(burst: &mut Burst, index: usize) -> Packet {
     let Some(frame) = burst.frames().get(index) else {
         return Packet::Other;
     };
-    // Nearly all frames: untagged IPv4 without options, TCP or UDP, no fragment. All that is read is in the head.
-    let head = &frame.head;
-    let is_plain = head[12..15] == [0x08, 0x00, 0x45]
-        && (head[20] & 0x3f) | head[21] == 0
-        && matches!(head[23], TCP | UDP)
-        && frame.len >= 42;
-    if is_plain && let Some((source, destination)) = addresses(head, 4, 14) {
-        let port = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let (protocol, ends) = (
-            head[23],
-            Ends {
-                source,
-                destination,
-                source_port: port(34),
-                destination_port: port(36),
-            },
-        );
-        let flow = Flow {
-            ends,
-            protocol,
-            service: ends.destination_port,
-            flags: if protocol == TCP { head[47] } else { 0 },
-            has_answers: true,
-            first_of: None,
-        };
-        return of_flow(4, flow);
-    }
-    read_any(burst, index)
-}
-
-/// The same for all others.
-#[inline(never)]
-fn read_any(burst: &mut Burst, index: usize) -> Packet {
-    let Some(frame) = burst.frames().get(index) else {
-        return Packet::Other;
-    };
-    if frame.dst.is_link_local_control() {
-        return Packet::Exempt;
-    }
     let headers = Headers::parse(frame.headers());
-    if headers.ethertype == ARP {
+    if exempt::is_link_frame(frame, &headers) {
         return Packet::Exempt;
     }
     if is_beyond_head(frame, &headers) {
-        let Some((bytes, len)) = burst.hold_beginning(index) else {
-            return Packet::Invalid;
-        };
-        let bytes = bytes.get(..len).unwrap_or(&[]);
-        return of_bytes(bytes, &Headers::parse(bytes), None);
+        return read_held(burst, index).unwrap_or(Packet::Other);
     }
     // Only the flags of TCP may lie beyond the head.
     let mut flags = None;
     if headers.protocol == TCP && headers.offset + 13 >= HEAD_LEN {
         let mut bytes = [0; HEAD_LEN + 32];
         let read = burst.read_beginning(frame, &mut bytes);
-        flags = bytes
-            .get(..read)
-            .and_then(|bytes| bytes.get(headers.offset + 13))
-            .copied();
+        let bytes = bytes.get(..read).unwrap_or(&[]);
+        flags = bytes.get(headers.offset + 13).copied();
     }
-    of_bytes(frame.headers(), &headers, flags)
+    Reading::new(frame, frame.headers(), headers, flags).packet()
+}
+
+/// Reads a frame whose beginning is held.
+fn read_held(burst: &mut Burst, index: usize) -> Option<Packet> {
+    let (bytes, len) = burst.hold_beginning(index)?;
+    let bytes = bytes.get(..len)?;
+    let frame = burst.frames_mut().get_mut(index)?;
+    if frame.offload.needs_csum {
+        // What was checked may have been read from the guest's memory before the bytes that are held.
+        frame.offload = checked_offload(frame, bytes)?;
+    }
+    Some(Reading::new(frame, bytes, Headers::parse(bytes), None).packet())
 }
 
 /// Whether what is decided on lies beyond the frame's head: ports behind long headers, and what ICMP errors quote.
@@ -187,14 +191,15 @@ fn is_beyond_head(frame: &Frame, headers: &Headers) -> bool {
     match headers.stop {
         Stop::CutShort => true,
         Stop::Layer4 => {
-            let is_icmp = matches!(headers.protocol, ICMP | ICMPV6);
             let kind = frame.headers().get(headers.offset).copied();
-            let needed = match is_icmp {
-                true if kind.is_some_and(|kind| is_error(headers.protocol, kind)) => {
+            let needed = match headers.protocol {
+                ICMP | ICMPV6 if kind.is_some_and(|kind| is_error(headers.protocol, kind)) => {
                     frame.len as usize
                 }
-                true => 8,
-                false => 4,
+                // Up to the target of neighbour discovery.
+                ICMPV6 => 24,
+                ICMP => 8,
+                _ => 4,
             };
             headers.offset + needed > HEAD_LEN
         }
@@ -202,205 +207,272 @@ fn is_beyond_head(frame: &Frame, headers: &Headers) -> bool {
     }
 }
 
-/// Reads a packet from its first bytes.
-fn of_bytes(bytes: &[u8], headers: &Headers, flags: Option<u8>) -> Packet {
-    if headers.ip_version == 0 {
-        return match is_hidden(bytes, headers) || headers.stop == Stop::BadHeader {
-            true => Packet::Invalid,
-            false => Packet::Other,
+/// A frame while it is read: its first bytes and what the walk found in them.
+struct Reading<'b> {
+    bytes: &'b [u8],
+    headers: Headers,
+    /// Flags of TCP, if they lie behind `bytes`.
+    flags: Option<u8>,
+    vlan: u16,
+    /// Whether it goes to a group of stations, by its Ethernet address.
+    is_to_group: bool,
+    /// Length of a frame that is cut into segments; its IP header need not have it.
+    large_len: Option<usize>,
+}
+
+impl<'b> Reading<'b> {
+    fn new(frame: &Frame, bytes: &'b [u8], headers: Headers, flags: Option<u8>) -> Reading<'b> {
+        Reading {
+            bytes,
+            headers,
+            flags,
+            vlan: frame.vlan,
+            is_to_group: frame.dst.is_group(),
+            large_len: (frame.offload.gso_type != 0).then_some(frame.len as usize),
+        }
+    }
+
+    /// Reads the packet.
+    fn packet(&self) -> Packet {
+        self.ip_packet().unwrap_or(Packet::Other)
+    }
+
+    fn ip_packet(&self) -> Option<Packet> {
+        let (headers, bytes) = (&self.headers, self.bytes);
+        if headers.ip_version == 0 || is_hidden(bytes, headers) {
+            return None;
+        }
+        let ends = self.addresses()?;
+        let fragments = match headers.fragment {
+            Fragment::No | Fragment::Atomic => None,
+            Fragment::First | Fragment::Later => Some(self.fragments(ends)?),
         };
+        match headers.stop {
+            Stop::LaterFragment => return fragments.map(Packet::Later),
+            Stop::Layer4 => {}
+            _ => return None,
+        }
+        let flow = match self.extension_protocol() {
+            Some(protocol) => self.portless(ends, protocol?),
+            None => self.flow(ends, fragments.is_some())?,
+        };
+        if exempt::is_membership(bytes, headers) || exempt::is_discovery(bytes, headers) {
+            return Some(Packet::Exempt);
+        }
+        Some(match flow.protocol {
+            UDP => match exempt::dhcp(headers.ip_version, &flow.ends, self.is_to_group) {
+                Some(to_server) => Packet::Dhcp {
+                    to_server,
+                    flow,
+                    first_of: fragments,
+                },
+                None => Packet::Flow(flow, fragments),
+            },
+            ICMP | ICMPV6 if is_error(flow.protocol, (flow.service >> 8) as u8) => {
+                match self.quoted() {
+                    Some(about) => Packet::Error {
+                        about,
+                        own: flow,
+                        first_of: fragments,
+                    },
+                    None => Packet::Flow(flow, fragments),
+                }
+            }
+            _ => Packet::Flow(flow, fragments),
+        })
     }
-    let Some((source, destination)) = addresses(bytes, headers.ip_version, headers.network) else {
-        return Packet::Invalid;
-    };
-    let fragments = match headers.fragment {
-        Fragment::No | Fragment::Atomic => None,
-        Fragment::First | Fragment::Later => match fragments(bytes, headers, (source, destination))
-        {
-            Some(fragments) => Some(fragments),
-            None => return Packet::Invalid,
-        },
-    };
-    match (headers.stop, fragments) {
-        (Stop::LaterFragment, Some(fragments)) => return Packet::Later(fragments),
-        (Stop::Layer4, _) => {}
-        _ => return Packet::Invalid,
-    }
-    // What the IP header says is there: a receiver does not look at the padding behind it.
-    let payload = end_of_packet(bytes, headers).and_then(|end| end.checked_sub(headers.offset));
-    let needed = match (fragments.is_some(), headers.protocol) {
-        (true, _) => FIRST_FRAGMENT_MIN,
-        (false, TCP | UDP | SCTP) => 4,
-        (false, ICMP | ICMPV6) => 8,
-        _ => 0,
-    };
-    if payload.is_none_or(|payload| payload < needed) {
-        return Packet::Invalid;
-    }
-    let Some(flow) = flow(bytes, headers, (source, destination), flags) else {
-        return Packet::Invalid;
-    };
-    let flow = Flow {
-        first_of: fragments,
-        ..flow
-    };
-    let at = headers.offset;
-    match headers.protocol {
-        ICMPV6 if is_neighbor_discovery(bytes, headers) => Packet::Exempt,
-        ICMP | ICMPV6 if is_error(headers.protocol, bytes.get(at).copied().unwrap_or(0)) => {
-            match quoted(bytes, headers) {
-                Some(about) => Packet::Error { about, own: flow },
-                None => Packet::Flow(flow),
+
+    /// Source and destination. An IPv6 packet with IPv4 addresses in it would be decided on as another packet.
+    fn addresses(&self) -> Option<(u128, u128)> {
+        let at = self.headers.network;
+        let v4 = |at: usize| bytes_at(self.bytes, at).map(mapped);
+        let v6 = |at: usize| bytes_at(self.bytes, at).map(u128::from_be_bytes);
+        match self.headers.ip_version {
+            4 => Some((v4(at + 12)?, v4(at + 16)?)),
+            _ => {
+                let ends = (v6(at + 8)?, v6(at + 24)?);
+                let is_mapped = |address: u128| address >> 32 == 0xffff;
+                (!is_mapped(ends.0) && !is_mapped(ends.1)).then_some(ends)
             }
         }
-        _ => of_flow(headers.ip_version, flow),
     }
-}
 
-/// Ports and flags of the layer-4 header at which the walk stopped.
-fn flow(
-    bytes: &[u8],
-    headers: &Headers,
-    (source, destination): (u128, u128),
-    flags: Option<u8>,
-) -> Option<Flow> {
-    let at = headers.offset;
-    let (mut ports, mut service, mut has_answers) = ((0, 0), 0, true);
-    match headers.protocol {
-        TCP | UDP | SCTP => {
-            ports = (be16(bytes, at)?, be16(bytes, at + 2)?);
-            service = ports.1;
-        }
-        ICMP | ICMPV6 => {
-            service = be16(bytes, at)?;
-            let kind = bytes.get(at).copied()?;
-            has_answers = match headers.protocol {
-                // Echo request and reply (RFC 792, RFC 4443).
-                ICMP => matches!(kind, 8 | 0),
-                _ => matches!(kind, 128 | 129),
-            };
-            // The identifier.
-            let id = if has_answers { be16(bytes, at + 4)? } else { 0 };
-            ports = (id, id);
-        }
-        _ => {}
+    /// The datagram that a fragment belongs to.
+    fn fragments(&self, ends: (u128, u128)) -> Option<Fragments> {
+        let (headers, bytes) = (&self.headers, self.bytes);
+        let id = match headers.ip_version {
+            4 => be16(bytes, headers.network + 4)?.into(),
+            // The fragment header is the last one before layer 4, unless others follow it: then nothing tells where it is.
+            _ => {
+                let at = headers.offset.checked_sub(8)?;
+                let is_only = headers.extensions == 1 && at == headers.network + 40;
+                is_only
+                    .then(|| bytes_at(bytes, at + 4).map(u32::from_be_bytes))
+                    .flatten()?
+            }
+        };
+        Some(Fragments {
+            source: ends.0,
+            destination: ends.1,
+            id,
+            vlan: self.vlan,
+        })
     }
-    let flags = match headers.protocol {
-        TCP => flags.or(bytes.get(at + 13).copied()).unwrap_or(0),
-        _ => 0,
-    };
-    Some(Flow {
-        ends: Ends {
+
+    /// The walk skips some headers that are protocols to rules: an authentication header, mobility, HIP, shim6. Returns that
+    /// protocol if there is one; `None` within if nothing tells which.
+    fn extension_protocol(&self) -> Option<Option<u8>> {
+        let headers = &self.headers;
+        if headers.repeatable || headers.fragment != Fragment::No {
+            return None;
+        }
+        let at = if headers.ip_version == 4 { 9 } else { 6 };
+        let first = self.bytes.get(headers.network + at).copied();
+        Some(first.filter(|first| EXTENSION_PROTOCOLS.contains(first)))
+    }
+
+    fn portless(&self, (source, destination): (u128, u128), protocol: u8) -> Flow {
+        let ends = Ends {
             source,
             destination,
-            source_port: ports.0,
-            destination_port: ports.1,
-        },
-        protocol: headers.protocol,
-        service,
-        flags,
-        has_answers,
-        first_of: None,
-    })
-}
-
-/// The end of the packet as its IP header has it, as an offset in the frame.
-fn end_of_packet(bytes: &[u8], headers: &Headers) -> Option<usize> {
-    let at = headers.network;
-    Some(match headers.ip_version {
-        4 => at + usize::from(be16(bytes, at + 2)?),
-        // A jumbogram has 0; no receiver of Ethernet takes one.
-        _ => at + 40 + usize::from(be16(bytes, at + 4)?),
-    })
-}
-
-/// The datagram that a fragment belongs to.
-fn fragments(bytes: &[u8], headers: &Headers, ends: (u128, u128)) -> Option<Fragments> {
-    let id = match headers.ip_version {
-        4 => be16(bytes, headers.network + 4)?.into(),
-        // The fragment header is the last one before layer 4, unless others follow it: then nothing tells where it is.
-        _ => {
-            let at = headers.offset.checked_sub(8)?;
-            let is_only = headers.extensions == 1 && at == headers.network + 40;
-            is_only.then(|| be32(bytes, at + 4)).flatten()?
+            source_port: 0,
+            destination_port: 0,
+        };
+        let is_tracked = !self.is_to_group && !is_group(destination);
+        Flow {
+            ends,
+            service: 0,
+            vlan: self.vlan,
+            protocol,
+            flags: 0,
+            is_tracked,
+            begins: is_tracked,
         }
+    }
+
+    /// Reads ports and flags of the layer-4 header at which the walk stopped. What the IP header says is there must be there:
+    /// a receiver does not look at padding.
+    fn flow(&self, ends: (u128, u128), is_fragment: bool) -> Option<Flow> {
+        let (bytes, at) = (self.bytes, self.headers.offset);
+        let flow = self.portless(ends, self.headers.protocol);
+        let needed = match (is_fragment, flow.protocol) {
+            (true, _) => FIRST_FRAGMENT_MIN,
+            (false, TCP | UDP | SCTP) => 4,
+            (false, ICMP | ICMPV6) => 8,
+            _ => 0,
+        };
+        if self.end()?.checked_sub(at)? < needed {
+            return None;
+        }
+        match flow.protocol {
+            TCP | UDP | SCTP => {
+                let flags = self.flags.or(bytes.get(at + 13).copied()).unwrap_or(0);
+                Some(with_ports(flow, bytes, at)?.with_flags(flags))
+            }
+            ICMP | ICMPV6 => with_echo(flow, bytes, at),
+            _ => Some(flow),
+        }
+    }
+
+    /// The end of the packet as its IP header has it, as an offset in the frame.
+    fn end(&self) -> Option<usize> {
+        let at = self.headers.network;
+        if let Some(len) = self.large_len {
+            return Some(len);
+        }
+        Some(match self.headers.ip_version {
+            4 => at + usize::from(be16(self.bytes, at + 2)?),
+            // A jumbogram has 0; no receiver of Ethernet takes one.
+            _ => at + 40 + usize::from(be16(self.bytes, at + 4)?),
+        })
+    }
+
+    /// The packet that an ICMP error quotes, as a packet of its connection in the opposite direction: as if the error were
+    /// its answer.
+    fn quoted(&self) -> Option<Flow> {
+        let version = self.headers.ip_version;
+        // The walk begins at an Ethernet header, of which it only reads the type.
+        let mut inner = [0; 14 + 128];
+        let rest = self.bytes.get(self.headers.offset + 8..)?;
+        let len = rest.len().min(128);
+        inner
+            .get_mut(14..14 + len)?
+            .copy_from_slice(rest.get(..len)?);
+        let kind: [u8; 2] = if version == 4 {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        };
+        inner.get_mut(12..14)?.copy_from_slice(&kind);
+        let inner = Reading {
+            bytes: inner.get(..14 + len)?,
+            headers: Headers::parse(inner.get(..14 + len)?),
+            flags: Some(0),
+            vlan: self.vlan,
+            is_to_group: false,
+            // The quoted header's length is that of the whole packet.
+            large_len: Some(usize::MAX),
+        };
+        if inner.headers.stop != Stop::Layer4 || inner.headers.ip_version != version {
+            return None;
+        }
+        let flow = inner.flow(inner.addresses()?, false)?;
+        let ends = flow.ends.turned();
+        flow.is_tracked.then_some(Flow { ends, ..flow })
+    }
+}
+
+impl Flow {
+    fn with_flags(self, flags: u8) -> Flow {
+        let flags = if self.protocol == TCP { flags } else { 0 };
+        Flow { flags, ..self }
+    }
+}
+
+/// Whether an address is that of a group of stations, or of all.
+fn is_group(address: u128) -> bool {
+    match address >> 32 {
+        0xffff => Ipv4Addr::from_bits(address as u32).octets()[0] >= 224,
+        _ => address >> 120 == 0xff,
+    }
+}
+
+fn with_ports(flow: Flow, bytes: &[u8], at: usize) -> Option<Flow> {
+    let (source_port, destination_port) = (be16(bytes, at)?, be16(bytes, at + 2)?);
+    let ends = Ends {
+        source_port,
+        destination_port,
+        ..flow.ends
     };
-    Some(Fragments {
-        source: ends.0,
-        destination: ends.1,
-        id,
+    Some(Flow {
+        ends,
+        service: destination_port,
+        ..flow
     })
 }
 
-/// A packet with ports: DHCP (RFC 2131, 4.1; RFC 8415, 7.2), or another flow.
-#[inline(always)]
-fn of_flow(version: u8, flow: Flow) -> Packet {
-    let ports = (flow.ends.source_port, flow.ends.destination_port);
-    match (version, ports) {
-        (4, (68, 67)) | (6, (546, 547)) if flow.protocol == UDP => Packet::Dhcp {
-            to_server: true,
-            flow,
-        },
-        (4, (67, 68)) | (6, (547, 546)) if flow.protocol == UDP => Packet::Dhcp {
-            to_server: false,
-            flow,
-        },
-        _ => Packet::Flow(flow),
-    }
-}
-
-/// Neighbour discovery (RFC 4861, 4), which no router forwards, and multicast listener discovery (RFC 2710, RFC 3810), by
-/// which switches learn where groups are needed.
-fn is_neighbor_discovery(bytes: &[u8], headers: &Headers) -> bool {
-    let hops = bytes.get(headers.network + 7).copied();
-    match bytes.get(headers.offset) {
-        Some(133..=137) => hops == Some(HOPS),
-        Some(130..=132 | 143) => hops == Some(1),
-        _ => false,
-    }
-}
-
-/// ICMP messages that quote a packet: destination unreachable, source quench, time exceeded and parameter problem (RFC
-/// 792); those and packet too big (RFC 4443).
-fn is_error(protocol: u8, kind: u8) -> bool {
-    match protocol {
-        ICMP => matches!(kind, 3 | 4 | 11 | 12),
-        _ => matches!(kind, 1..=4),
-    }
-}
-
-/// The packet that an ICMP error quotes, as a packet of its connection in the opposite direction: as if the error were its
-/// answer. The error's receiver is the quoted packet's sender, or no connection is found.
-fn quoted(bytes: &[u8], headers: &Headers) -> Option<Flow> {
-    let at = headers.offset + 8;
-    // The walk begins at an Ethernet header, of which it only reads the type.
-    let mut inner = [0; 14 + 128];
-    let rest = bytes.get(at..)?;
-    let len = rest.len().min(128);
-    inner
-        .get_mut(14..14 + len)?
-        .copy_from_slice(rest.get(..len)?);
-    let kind: [u8; 2] = if headers.ip_version == 4 {
-        [0x08, 0x00]
-    } else {
-        [0x86, 0xdd]
+/// ICMP: an echo request (RFC 792, RFC 4443) has its identifier as source port and its type as destination port, the reply
+/// has them the other way. Other messages belong to no connection.
+fn with_echo(flow: Flow, bytes: &[u8], at: usize) -> Option<Flow> {
+    let service = be16(bytes, at)?;
+    let (echo, reply) = match flow.protocol {
+        ICMP => (ECHO, 0),
+        _ => (ECHO_V6, ECHO_V6 + (1 << 8)),
     };
-    inner.get_mut(12..14)?.copy_from_slice(&kind);
-    let inner = inner.get(..14 + len)?;
-    let walk = Headers::parse(inner);
-    if walk.stop != Stop::Layer4 || walk.ip_version != headers.ip_version {
-        return None;
-    }
-    let (source, destination) = addresses(inner, walk.ip_version, walk.network)?;
-    let flow = flow(inner, &walk, (source, destination), Some(0))?;
-    let ends = flow.ends;
+    let (is_request, is_reply) = (service == echo, service == reply);
+    let id = be16(bytes, at + 4)?;
+    let ports = if is_request { (id, echo) } else { (echo, id) };
+    let is_tracked = flow.is_tracked && (is_request || is_reply);
+    let ends = Ends {
+        source_port: if is_tracked { ports.0 } else { 0 },
+        destination_port: if is_tracked { ports.1 } else { 0 },
+        ..flow.ends
+    };
     Some(Flow {
-        ends: Ends {
-            source: ends.destination,
-            destination: ends.source,
-            source_port: ends.destination_port,
-            destination_port: ends.source_port,
-        },
+        ends,
+        service,
+        is_tracked,
+        begins: is_tracked && is_request,
         ..flow
     })
 }

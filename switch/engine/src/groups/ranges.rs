@@ -8,6 +8,9 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
+/// Pieces that are all compared with a number.
+const FEW: usize = 8;
+
 /// A set of things, a bit for each.
 pub(super) type Bits = Box<[u64]>;
 
@@ -88,7 +91,15 @@ impl<N: Number> Pieces<N> {
     /// Returns the set of a number.
     #[inline(always)]
     pub(super) fn of(&self, number: N) -> &[u64] {
-        let after = self.begins.partition_point(|begin| *begin <= number);
+        let after = match self.begins.len() {
+            // Few: counted without branches.
+            0..=FEW => self
+                .begins
+                .iter()
+                .map(|begin| usize::from(*begin <= number))
+                .sum(),
+            _ => self.begins.partition_point(|begin| *begin <= number),
+        };
         let class = self.classes.get(after.saturating_sub(1));
         class
             .and_then(|class| self.sets.get(*class as usize))

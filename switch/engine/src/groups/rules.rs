@@ -6,7 +6,6 @@
 //! packets that are slow to decide on.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +48,13 @@ pub struct Rule {
     pub stateful: bool,
 }
 
+impl Rule {
+    /// Whether it allows any protocol. Ports or an ICMP type without a protocol are no rule: it allows nothing.
+    fn is_any(&self) -> bool {
+        self.protocol.is_none() && self.ports.is_empty() && self.icmp.is_none()
+    }
+}
+
 /// Why a list of rules cannot be compiled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TooComplex {
@@ -62,8 +68,8 @@ pub enum TooComplex {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question {
     pub(super) direction: Direction,
-    /// Address of the other side; IPv4 addresses as such.
-    pub(super) remote: IpAddr,
+    /// Address of the other side; IPv4 addresses as IPv6 has them (RFC 4291, 2.5.5.2).
+    pub(super) remote: u128,
     pub(super) protocol: u8,
     /// Destination port; type and code of ICMP; 0 for protocols without.
     pub(super) service: u16,
@@ -74,6 +80,8 @@ pub struct RuleTable {
     inwards: Side,
     outwards: Side,
     stateful: Box<[bool]>,
+    /// Whether any rule is.
+    tracks: bool,
     /// By worker, then by rule: each worker writes its own.
     hits: Box<[Box<[AtomicU64]>]>,
 }
@@ -110,6 +118,7 @@ impl RuleTable {
             inwards,
             outwards,
             stateful: rules.iter().map(|rule| rule.stateful).collect(),
+            tracks: rules.iter().any(|rule| rule.stateful),
             hits: (0..workers.max(1)).map(|_| counters()).collect(),
         })
     }
@@ -131,6 +140,11 @@ impl RuleTable {
             Direction::In => self.inwards.first(question),
             Direction::Out => self.outwards.first(question),
         }
+    }
+
+    /// Returns whether there are stateful rules.
+    pub(super) fn tracks(&self) -> bool {
+        self.tracks
     }
 
     /// Returns whether a rule's answers pass too.
@@ -182,7 +196,7 @@ impl Side {
         let any = bits(
             words,
             numbered()
-                .filter(|(_, rule)| rule.protocol.is_none())
+                .filter(|(_, rule)| rule.is_any())
                 .map(|(index, _)| index),
         );
         let mut protocols = Box::new([OTHER; 256]);
@@ -207,18 +221,21 @@ impl Side {
 
     #[inline(always)]
     fn first(&self, question: &Question) -> Option<usize> {
-        let remote = match question.remote {
-            IpAddr::V4(address) => self.v4.of(address.to_bits()),
-            IpAddr::V6(address) => self.v6.of(address.to_bits()),
+        let remote = match question.remote >> 32 {
+            0xffff => self.v4.of(question.remote as u32),
+            _ => self.v6.of(question.remote),
         };
         let protocol = self.protocols[usize::from(question.protocol)];
         let service = match self.named.get(usize::from(protocol)) {
             Some(pieces) => pieces.of(question.service),
             None => &self.any,
         };
-        let both = remote.iter().zip(service).map(|(a, b)| a & b);
-        let (word, bits) = both.enumerate().find(|(_, bits)| *bits != 0)?;
-        Some(word * 64 + bits.trailing_zeros() as usize)
+        for (word, (a, b)) in remote.iter().zip(service).enumerate() {
+            if a & b != 0 {
+                return Some(word * 64 + (a & b).trailing_zeros() as usize);
+            }
+        }
+        None
     }
 }
 
@@ -231,7 +248,8 @@ fn services<'r>(
     let mut ranges = Vec::new();
     for (index, rule) in rules {
         match (rule.protocol, rule.icmp) {
-            (None, _) => ranges.push((0..=u16::MAX, index)),
+            (None, _) if rule.is_any() => ranges.push((0..=u16::MAX, index)),
+            (None, _) => {}
             (Some(only), _) if only != protocol => {}
             (_, Some((kind, code))) if matches!(protocol, ICMP | ICMPV6) => {
                 let service = |code: u8| u16::from_be_bytes([kind, code]);

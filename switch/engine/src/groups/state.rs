@@ -35,13 +35,17 @@ pub enum Phase {
     Adopted,
     /// Other protocols: only the originator has sent.
     OneWay,
-    /// Other protocols: both sides have sent.
+    /// Other protocols: the other side has answered.
+    Answered,
+    /// Other protocols: and the originator has sent again.
     TwoWay,
+    /// Changed rules do not allow it any more: packets of both sides are dropped until it has been idle.
+    Revoked,
     /// The first fragment of a datagram has passed.
     Fragments,
 }
 
-const PHASES: [Phase; 10] = [
+const PHASES: [Phase; 12] = [
     Phase::SynSent,
     Phase::SynReceived,
     Phase::Established,
@@ -50,7 +54,9 @@ const PHASES: [Phase; 10] = [
     Phase::Closed,
     Phase::Adopted,
     Phase::OneWay,
+    Phase::Answered,
     Phase::TwoWay,
+    Phase::Revoked,
     Phase::Fragments,
 ];
 
@@ -65,7 +71,9 @@ impl Phase {
             Phase::Closed => "closed",
             Phase::Adopted => "adopted",
             Phase::OneWay => "one_way",
+            Phase::Answered => "answered",
             Phase::TwoWay => "two_way",
+            Phase::Revoked => "revoked",
             Phase::Fragments => "fragments",
         }
     }
@@ -80,7 +88,6 @@ impl Phase {
         match (protocol, flags & (SYN | ACK | FIN | RST)) {
             (TCP, SYN) => Phase::SynSent,
             (TCP, flags) if flags & RST != 0 => Phase::Closed,
-            (TCP, flags) if flags & FIN != 0 => Phase::FinFromOriginator,
             (TCP, _) => Phase::Adopted,
             _ => Phase::OneWay,
         }
@@ -90,8 +97,10 @@ impl Phase {
     #[inline(always)]
     pub(super) fn after(self, is_original: bool, flags: u8) -> Phase {
         match self {
-            Phase::OneWay if !is_original => Phase::TwoWay,
-            Phase::OneWay | Phase::TwoWay | Phase::Fragments => self,
+            Phase::OneWay if !is_original => Phase::Answered,
+            Phase::Answered if is_original => Phase::TwoWay,
+            Phase::OneWay | Phase::Answered | Phase::TwoWay => self,
+            Phase::Fragments | Phase::Revoked => self,
             _ => self.after_segment(is_original, flags),
         }
     }
@@ -122,9 +131,14 @@ impl Phase {
         }
     }
 
+    /// Whether only its originator has sent.
+    pub(super) fn is_unanswered(self) -> bool {
+        self.is_half_open() || matches!(self, Phase::Adopted | Phase::OneWay)
+    }
+
     /// Whether a segment with these flags begins another connection between the same ports (RFC 9293, 3.6.1).
     pub(super) fn is_begun_again(self, flags: u8) -> bool {
-        self == Phase::Closed && flags & (SYN | ACK | RST | FIN) == SYN
+        matches!(self, Phase::Closed | Phase::Revoked) && flags & (SYN | ACK | RST | FIN) == SYN
     }
 }
 

@@ -1,29 +1,62 @@
 //! A port's part of the table of connections: how many it has, and may have.
+//!
+//! What others send to a guest can use up only a part of its quota: connections that the guest does not answer are limited by
+//! direction. So it can always begin its own.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::state::Phase;
+use super::rules::Direction;
+use super::state::{Entry, Phase};
 
-/// Least number of half-open connections that a port may have.
-const HALF_OPEN_MIN: u32 = 64;
-/// Datagrams in fragments that a port may have at once.
-const FRAGMENTS_MAX: u32 = 64;
+/// Least value of each part of a quota.
+const PART_MIN: u32 = 64;
+/// Parts of the quota that may be half-open, in each direction; that others have begun and the guest has not answered; and
+/// of datagrams in fragments, in each direction.
+const HALF_OPEN_PART: u32 = 10;
+const UNANSWERED_PART: u32 = 4;
+const FRAGMENTS_PART: u32 = 32;
 
-/// Counts of one port, written by all workers when connections begin and end.
+/// Counts of one port, written by all workers when connections begin and end. In a cache line of its own: guests do not slow
+/// each other.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Zone {
     id: u32,
     max: AtomicU32,
     connections: AtomicU32,
-    half_open: AtomicU32,
-    fragments: AtomicU32,
+    /// By direction: in, out.
+    half_open: [AtomicU32; 2],
+    /// Others that only their originator has sent; those that came in.
+    unanswered: AtomicU32,
+    /// By direction.
+    fragments: [AtomicU32; 2],
+    generation: AtomicU8,
     created: AtomicU64,
     refused: AtomicU64,
 }
 
+/// The value, for operators: two workers may count out of order for a moment.
+fn value(count: &AtomicU32) -> u32 {
+    count
+        .load(Ordering::Relaxed)
+        .cast_signed()
+        .max(0)
+        .cast_unsigned()
+}
+
+/// Adds one, if there are less than `max`.
+fn reserve(count: &AtomicU32, max: u32) -> bool {
+    let before = count.fetch_add(1, Ordering::Relaxed).cast_signed();
+    let has_room = i64::from(before) < i64::from(max);
+    if !has_room {
+        count.fetch_sub(1, Ordering::Relaxed);
+    }
+    has_room
+}
+
 impl Zone {
-    /// Creates a zone with a number of its own, which may have `connections_max` connections; a tenth of them half-open,
-    /// and 64 at least.
+    /// Creates a zone with a number of its own, which may have `connections_max` connections. A tenth of them may be half-open
+    /// in each direction, a quarter begun by others and not answered; 64 at least.
     pub fn new(id: u32, connections_max: u32) -> Zone {
         Zone {
             id,
@@ -44,12 +77,12 @@ impl Zone {
 
     /// Returns the number of its connections.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Relaxed)
+        value(&self.connections)
     }
 
     /// Returns the number of those that are half-open TCP.
     pub fn half_open(&self) -> u32 {
-        self.half_open.load(Ordering::Relaxed)
+        self.half_open.iter().map(value).sum()
     }
 
     /// Returns how many there have been.
@@ -62,50 +95,71 @@ impl Zone {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether another connection may begin in this phase.
-    pub(super) fn has_room(&self, phase: Phase) -> bool {
-        let max = self.max.load(Ordering::Relaxed);
-        match phase {
-            Phase::Fragments => self.fragments.load(Ordering::Relaxed) < FRAGMENTS_MAX,
-            phase if phase.is_half_open() => {
-                self.connections() < max && self.half_open() < (max / 10).max(HALF_OPEN_MIN)
+    /// Returns the generation of its rules.
+    pub(super) fn generation(&self) -> u8 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_generation(&self, generation: u8) {
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// The count that limits connections of this phase besides their number, and the part of the quota that it may reach.
+    fn limit(&self, phase: Phase, direction: Direction) -> Option<(&AtomicU32, u32)> {
+        let side = usize::from(direction == Direction::Out);
+        let [of_in, of_out] = match phase {
+            Phase::Fragments => [&self.fragments[0], &self.fragments[1]],
+            phase if phase.is_half_open() => [&self.half_open[0], &self.half_open[1]],
+            phase if phase.is_unanswered() && side == 0 => [&self.unanswered; 2],
+            _ => return None,
+        };
+        let part = match phase {
+            Phase::Fragments => FRAGMENTS_PART,
+            phase if phase.is_half_open() => HALF_OPEN_PART,
+            _ => UNANSWERED_PART,
+        };
+        let max = (self.max.load(Ordering::Relaxed) / part).max(PART_MIN);
+        Some((if side == 0 { of_in } else { of_out }, max))
+    }
+
+    /// Counts another connection, if there is room for it. [`note_gone`](Self::note_gone) takes that back.
+    pub(super) fn reserve(&self, entry: &Entry) -> bool {
+        let is_counted = entry.phase != Phase::Fragments;
+        if is_counted && !reserve(&self.connections, self.max.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let limit = self.limit(entry.phase, entry.direction);
+        if let Some((count, max)) = limit
+            && !reserve(count, max)
+        {
+            if is_counted {
+                self.connections.fetch_sub(1, Ordering::Relaxed);
             }
-            _ => self.connections() < max,
+            return false;
+        }
+        true
+    }
+
+    /// Counts that a connection has changed to another phase.
+    pub(super) fn note_change(&self, before: &Entry, after: &Entry) {
+        if let Some((count, _)) = self.limit(after.phase, after.direction) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some((count, _)) = self.limit(before.phase, before.direction) {
+            count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn note_new(&self, phase: Phase) {
-        if phase == Phase::Fragments {
-            self.fragments.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+    pub(super) fn note_created(&self) {
         self.created.fetch_add(1, Ordering::Relaxed);
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        if phase.is_half_open() {
-            self.half_open.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
-    pub(super) fn note_change(&self, before: Phase, after: Phase) {
-        match (before.is_half_open(), after.is_half_open()) {
-            (false, true) => {
-                self.half_open.fetch_add(1, Ordering::Relaxed);
-            }
-            (true, false) => {
-                self.half_open.fetch_sub(1, Ordering::Relaxed);
-            }
-            _ => {}
+    pub(super) fn note_gone(&self, entry: &Entry) {
+        if let Some((count, _)) = self.limit(entry.phase, entry.direction) {
+            count.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    pub(super) fn note_gone(&self, phase: Phase) {
-        if phase == Phase::Fragments {
-            self.fragments.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if phase.is_half_open() {
-            self.half_open.fetch_sub(1, Ordering::Relaxed);
+        if entry.phase != Phase::Fragments {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

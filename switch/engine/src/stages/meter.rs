@@ -19,6 +19,7 @@ use crossbeam::utils::CachePadded;
 use crosspoint_frame::{Burst, Decision, Frame, tsc};
 use crosspoint_packet::headers::Headers;
 
+use crate::egress::deliver::unicast;
 use crate::egress::tx::Tx;
 use crate::snapshot::{PortSnapshot, Snapshot};
 
@@ -325,7 +326,8 @@ impl Sum for Size {
 pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let now = tsc();
     tx.over_rate = 0;
-    let is_guest = view.port(ingress).is_some_and(|port| !port.is_uplink);
+    let source = view.port(ingress);
+    let is_guest = source.is_some_and(|port| !port.is_uplink);
     let (mut run, mut is_ahead): (Option<(u16, Policing<'_>)>, _) = (None, false);
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         let Decision::Port(number) = frame.verdict.decision() else {
@@ -337,7 +339,9 @@ pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut 
         let Some((port, meter)) = metered(view, number) else {
             continue;
         };
-        if is_guest && port.is_uplink {
+        // What does not arrive for another reason uses up no rate.
+        let arrives = unicast(frame, (source, number), view).is_ok();
+        if !arrives || (is_guest && port.is_uplink) {
             continue;
         }
         if run.as_ref().is_none_or(|(of, _)| *of != number) {

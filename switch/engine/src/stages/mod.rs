@@ -216,7 +216,7 @@ fn check_headers(burst: &mut Burst) {
 }
 
 /// Returns the checked offload request of a frame that begins with `headers`; `None` if it is not allowed.
-fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
+pub(crate) fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     let (offload, len) = (frame.offload, frame.len as usize);
     let place = checksum_place(frame);
     if offload.gso_type == 0 {

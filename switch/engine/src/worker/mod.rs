@@ -513,7 +513,7 @@ fn forward(
         flood::police(burst, ingress, view, tx);
     }
     if view.polices {
-        groups::receive(burst, view, tx.worker, &mut tx.packets);
+        groups::receive(burst, ingress, view, tx.worker, &mut tx.packets);
         meter::police(burst, ingress, view, tx);
     }
     if view.is_observed() {
@@ -541,6 +541,9 @@ fn send_out(
         (frame.vlan, frame.tci) = (vlan, vlan);
         frame.verdict = Verdict::port(id.0);
     }
+    // What the switch says itself is refused by no port, and by no mark of the burst before.
+    tx.over_rate = 0;
+    tx.packets.forget();
     if view.is_observed() {
         observe::received(burst, id, view, tx);
     }

@@ -69,6 +69,13 @@ impl Packet {
         Packet { flags, ..self }
     }
 
+    pub fn to_port(self, port: u16) -> Packet {
+        Packet {
+            ports: (self.ports.0, port),
+            ..self
+        }
+    }
+
     /// The packet that answers it.
     pub fn answer(&self) -> Packet {
         Packet {
@@ -187,6 +194,18 @@ impl Rig {
         }
     }
 
+    /// Changes the rules of guest 0.
+    pub fn set_rules(&mut self, rules: Vec<Rule>, generation: u8, keeps: bool) {
+        let rules = RuleTable::compile(rules, 1).unwrap();
+        let zone = self.zones[0].clone();
+        let policy = GroupPolicy::new(Arc::new(rules), zone, generation, keeps);
+        self.single.change(|ports| {
+            if let Some(port) = &mut ports[0] {
+                port.groups = Some(Arc::new(policy));
+            }
+        });
+    }
+
     /// Sends a frame from a port, and returns the ports that get it.
     pub fn send(&mut self, from: usize, frame: &[u8]) -> Vec<usize> {
         self.single.drivers[from].send(frame);
@@ -281,7 +300,12 @@ impl Model {
         };
         let id = packet.ports.0.max(packet.ports.1);
         let is_echo = !matches!(packet.protocol, TCP | UDP);
-        let ports = if is_echo { (id, id) } else { packet.ports };
+        let is_reply = is_echo && packet.flags != 0;
+        let ports = match (is_echo, is_reply) {
+            (true, false) => (id, u16::MAX),
+            (true, true) => (u16::MAX, id),
+            _ => packet.ports,
+        };
         let source = (address(packet.from, packet.v6), ports.0);
         let destination = (address(packet.to, packet.v6), ports.1);
         let key = (
@@ -291,20 +315,21 @@ impl Model {
         );
         let has = |flag: u8| packet.protocol == TCP && packet.flags & flag != 0;
         let is_syn = packet.protocol == TCP && packet.flags == SYN;
-        let known = self.connections.get(&key);
+        // What goes to all stations is in no connection.
+        let known = self.connections.get(&key).filter(|_| !packet.is_flooded);
         if known.is_none_or(|known| known.is_closed && is_syn) {
             let Some(rule) = self.allowing(direction, packet) else {
                 return false;
             };
             self.hits[rule] += 1;
-            if !self.rules[rule].stateful || has(RST) {
+            if !self.rules[rule].stateful || has(RST) || is_reply || packet.is_flooded {
                 return true;
             }
             self.connections.insert(
                 key,
                 Known {
                     originator: source,
-                    fins: [has(FIN), false],
+                    fins: [false; 2],
                     is_closed: false,
                 },
             );

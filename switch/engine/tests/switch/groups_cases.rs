@@ -1,9 +1,9 @@
 //! Single cases of security groups: what always passes, TCP's states, ICMP errors, fragments, headers that hide what they
 //! are, limits, and changed rules.
 
-use crosspoint_engine::groups::{ConnectionState, Direction, GroupPolicy, Rule, RuleTable};
+use crosspoint_engine::groups::{ConnectionState, Direction, Rule};
+use crosspoint_guest::VirtioNetHdr;
 use crosspoint_packet::DropReason;
-use std::sync::Arc;
 
 use crate::frames::host;
 use crate::groups::{ACK, FIN, Packet, RST, Rig, SYN, TCP, UDP, rule};
@@ -80,25 +80,49 @@ fn what_every_station_needs_passes_without_a_rule_and_nothing_else_does() {
             .is_empty()
     };
     let arp = [0, 1, 8, 0, 6, 4, 0, 1];
-    let discovery = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &[0; 16]].concat();
     assert!(to_guest(&[8, 6], &arp) && from_guest(&[8, 6], &arp));
-    for kind in 133..=137 {
+    // Where a guest is after it has moved; and what is no ARP.
+    assert!(to_guest(&[0x80, 0x35], &arp) && from_guest(&[0x80, 0x35], &arp));
+    assert!(!from_guest(&[8, 6], &[&arp[..], &[1; 100]].concat()));
+    assert!(!from_guest(&[8, 6], &[9; 28]));
+    let discovery = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &[0; 16]].concat();
+    let (all_nodes, near) = ([0xff, 2], [0xfe, 0x80]);
+    let v6_to = |to: [u8; 2], mut packet: Vec<u8>| {
+        packet[24..26].copy_from_slice(&to);
+        packet
+    };
+    for kind in [133, 134, 135, 137] {
+        let to_all = |hops| v6_to(all_nodes, v6(FAR, A, hops, 58, &discovery(kind)));
+        assert!(to_guest(V6, &to_all(255)), "{kind}");
+        assert!(!to_guest(V6, &to_all(64)), "{kind}");
+        // To a station behind a router.
         assert!(
-            to_guest(V6, &v6(FAR, A, 255, 58, &discovery(kind))),
-            "{kind}"
-        );
-        assert!(
-            !to_guest(V6, &v6(FAR, A, 64, 58, &discovery(kind))),
+            !from_guest(V6, &v6(A, FAR, 255, 58, &discovery(kind))),
             "{kind}"
         );
     }
-    assert!(from_guest(V6, &v6(A, FAR, 1, 58, &discovery(143))));
+    assert!(from_guest(V6, &v6(A, FAR, 255, 58, &discovery(136))));
+    assert!(from_guest(
+        V6,
+        &v6_to(all_nodes, v6(A, FAR, 1, 58, &discovery(143)))
+    ));
     let dhcp = |ports| v4(FAR, A, UDP, 0, 0, &udp(ports, 20));
-    assert!(to_guest(V4, &dhcp((67, 68))) && from_guest(V4, &dhcp((68, 67))));
-    assert!(!to_guest(V4, &dhcp((68, 67))) && !from_guest(V4, &dhcp((67, 68))));
-    let dhcp6 = |ports| v6(FAR, A, 64, UDP, &udp(ports, 20));
+    let to_all = |ports| {
+        let mut packet = dhcp(ports);
+        packet[16..20].fill(255);
+        packet
+    };
+    assert!(to_guest(V4, &dhcp((67, 68))) && from_guest(V4, &to_all((68, 67))));
+    assert!(!from_guest(V4, &dhcp((68, 67))));
+    assert!(!to_guest(V4, &to_all((68, 67))) && !from_guest(V4, &dhcp((67, 68))));
+    let dhcp6 = |ports| {
+        let mut packet = v6_to(near, v6(FAR, A, 64, UDP, &udp(ports, 20)));
+        packet[8..10].copy_from_slice(&near);
+        packet
+    };
     assert!(to_guest(V6, &dhcp6((547, 546))) && from_guest(V6, &dhcp6((546, 547))));
     assert!(!to_guest(V6, &dhcp6((546, 547))) && !from_guest(V6, &dhcp6((547, 546))));
+    assert!(!from_guest(V6, &v6(A, FAR, 64, UDP, &udp((546, 547), 20))));
     // Neither IP nor ARP; IP in a SNAP frame; behind too many tags; a header of the other version.
     assert!(!to_guest(&[0x88, 0xcc], &[1; 40]));
     assert!(!to_guest(
@@ -300,30 +324,134 @@ fn a_guest_over_its_quota_loses_only_its_own_new_connections() {
     assert!(rig.pass(&datagram(1)) && rig.pass(&syn(A, 1)));
 }
 
-/// Changed rules end connections that they no longer allow, at their next packet, and no others; or leave all, if asked to.
+/// Changed rules end connections that they no longer allow, at their next packet, and no others, also if the other direction
+/// is allowed; or they leave all, if asked to.
 #[test]
 fn changed_rules_end_what_they_no_longer_allow() {
     for keeps in [false, true] {
         let mut rig = web();
-        let (web, dns) = (
-            Packet::new(FAR, A, TCP, (1000, 80)),
-            Packet::new(A, FAR, UDP, (2000, 53)),
-        );
+        let web = Packet::new(FAR, A, TCP, (1000, 80));
+        let dns = Packet::new(A, FAR, UDP, (2000, 53));
         for packet in [&web, &dns] {
             assert!(rig.pass(packet) && rig.pass(&packet.answer()));
         }
         assert!(rig.pass(&web.clone().flags(ACK)));
-        let rules =
-            RuleTable::compile(vec![rule(Direction::Out, Some(UDP), &[53..=53], None)], 1).unwrap();
-        let policy = GroupPolicy::new(Arc::new(rules), rig.zones[0].clone(), 1, keeps);
-        rig.single.change(|ports| {
-            if let Some(port) = &mut ports[GUEST] {
-                port.groups = Some(Arc::new(policy));
-            }
-        });
-        assert_eq!(rig.pass(&web.clone().flags(ACK)), keeps);
-        assert_eq!(rig.pass(&web.answer().flags(ACK)), keeps);
+        rig.set_rules(vec![any_out()], 1, keeps);
+        // The server sends what was not acknowledged again: that begins no connection in its direction.
+        for _ in 0..2 {
+            assert_eq!(rig.pass(&web.answer().flags(ACK)), keeps);
+            assert_eq!(rig.pass(&web.clone().flags(ACK)), keeps);
+        }
         assert!(rig.pass(&dns) && rig.pass(&dns.answer()));
-        assert_eq!(rig.zones[0].connections(), 1 + u32::from(keeps));
+        // The guest itself may begin one between these ports.
+        assert!(rig.pass(&web.answer().flags(SYN)));
+        assert!(rig.pass(&web.clone().flags(SYN | ACK)));
+        assert_eq!(rig.zones[0].connections(), 2);
+        // And what is allowed again goes on; a connection that was kept began in the direction that is not.
+        rig.set_rules(vec![rule(Direction::Out, Some(UDP), &[], None)], 2, false);
+        assert!(rig.pass(&dns) && !rig.pass(&web.answer().flags(ACK)));
+        rig.set_rules(vec![any_out()], 3, false);
+        assert!(rig.pass(&dns));
+        assert_eq!(rig.pass(&web.answer().flags(ACK)), !keeps);
+        rig.single.ledgers();
     }
+}
+
+/// A request for a checksum writes into no field that was decided on.
+#[test]
+fn a_checksum_over_the_ports_of_sctp_is_refused() {
+    let mut rig = Rig::new([vec![any_out()], vec![]]);
+    let header = |csum_offset| VirtioNetHdr {
+        flags: crosspoint_guest::net::HDR_F_NEEDS_CSUM,
+        csum_start: 34,
+        csum_offset,
+        ..VirtioNetHdr::default()
+    };
+    let frame = ethernet(UPLINK, GUEST, V4, &v4(A, FAR, 132, 0, 0, &[1; 40]));
+    for (offset, passes) in [(8, true), (2, false), (0, false)] {
+        let sent = rig.single.drivers[GUEST]
+            .transmit
+            .send(&header(offset), &frame);
+        assert!(sent.unwrap());
+        rig.single.drain_of(GUEST);
+        let got = rig.single.drivers[UPLINK].received().concat();
+        assert_eq!(!got.is_empty(), passes, "{offset}");
+    }
+    assert_eq!(rig.drops(GUEST)[&DropReason::BadOffload], 2);
+}
+
+/// Echo requests begin connections, and only the replies to them belong to these.
+#[test]
+fn only_replies_to_an_echo_request_belong_to_it() {
+    let message = |kind: u8, id: u16| {
+        let body = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], &[0; 12]].concat();
+        body
+    };
+    let to_guest = |rig: &mut Rig, kind, id| {
+        let frame = ethernet(GUEST, UPLINK, V4, &v4(FAR, A, 1, 0, 0, &message(kind, id)));
+        !rig.send(UPLINK, &frame).is_empty()
+    };
+    let from_guest = |rig: &mut Rig, kind, id| {
+        let frame = ethernet(UPLINK, GUEST, V4, &v4(A, FAR, 1, 0, 0, &message(kind, id)));
+        !rig.send(GUEST, &frame).is_empty()
+    };
+    let ping = Rule {
+        icmp: Some((8, None)),
+        ..rule(Direction::In, Some(1), &[], None)
+    };
+    let mut rig = Rig::new([vec![ping], vec![]]);
+    assert!(to_guest(&mut rig, 8, 0) && from_guest(&mut rig, 0, 0));
+    // Neither a redirect nor a time stamp, nor a request the other way.
+    for kind in [5, 13, 14, 0] {
+        assert!(!to_guest(&mut rig, kind, 0), "{kind}");
+    }
+    assert!(!from_guest(&mut rig, 8, 0) && !from_guest(&mut rig, 0, 1));
+    let reply = Rule {
+        icmp: Some((0, None)),
+        ..rule(Direction::Out, Some(1), &[], None)
+    };
+    let mut rig = Rig::new([vec![reply], vec![]]);
+    assert!(from_guest(&mut rig, 0, 7) && !to_guest(&mut rig, 8, 7));
+    assert_eq!(rig.zones[0].connections(), 0);
+}
+
+/// The same addresses in two VLANs are two connections.
+#[test]
+fn a_connection_of_one_vlan_lets_nothing_of_another_in() {
+    let mut rig = web();
+    let (out, back) = (udp((5000, 53), 20), udp((53, 5000), 20));
+    let tag = |vlan: u8| [0x81, 0, 0, vlan, 8, 0];
+    let from_guest = ethernet(UPLINK, GUEST, &tag(10), &v4(A, FAR, UDP, 0, 0, &out));
+    let to_guest = |vlan| ethernet(GUEST, UPLINK, &tag(vlan), &v4(FAR, A, UDP, 0, 0, &back));
+    // Addresses are known without a VLAN only: these frames are flooded.
+    assert_eq!(rig.send(GUEST, &from_guest), [UPLINK]);
+    assert!(rig.send(UPLINK, &to_guest(20)).is_empty());
+    assert_eq!(rig.send(UPLINK, &to_guest(10)), [GUEST]);
+}
+
+/// What others begin uses up a part of the guest's quota only.
+#[test]
+fn others_cannot_use_up_a_guests_quota() {
+    let mut rig = Rig::with(
+        [
+            vec![any_out(), rule(Direction::In, None, &[], None)],
+            vec![],
+        ],
+        1000,
+    );
+    let packets = (0..2000u16).flat_map(|port| {
+        let syn = Packet::new(FAR, A, TCP, (port, 80));
+        [
+            syn.clone(),
+            syn.clone().flags(FIN | ACK).to_port(81),
+            syn.flags(ACK).to_port(82),
+            Packet::new(FAR, A, UDP, (port, 53)),
+        ]
+    });
+    let passed = packets.filter(|packet| rig.pass(packet)).count();
+    assert_eq!(passed, 100 + 250);
+    assert!(
+        rig.pass(&Packet::new(A, FAR, TCP, (1, 80)))
+            && rig.pass(&Packet::new(A, FAR, UDP, (1, 80)))
+    );
 }

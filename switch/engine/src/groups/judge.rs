@@ -1,0 +1,366 @@
+//! Decides whether a packet from or to one guest passes.
+
+use crosspoint_packet::DropReason;
+
+use crate::groups::GroupPolicy;
+use crate::groups::connections::{Connections, Found, Key, Place};
+use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, TCP};
+use crate::groups::packet::{Flow, Fragments, Packet};
+use crate::groups::rules::{Direction, Question};
+use crate::groups::state::{Entry, Phase};
+
+/// What decides: the guest's rules, the connections, and the direction of the packets.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'v> {
+    pub(super) policy: &'v GroupPolicy,
+    pub(super) connections: &'v Connections,
+    pub(super) direction: Direction,
+    pub(super) worker: usize,
+}
+
+/// A packet's connection: its key, whether the packet comes from its lower end, and where it may be in the table.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Address {
+    key: Key,
+    place: Place,
+    is_from_low: bool,
+}
+
+impl Judge<'_> {
+    /// Whether packets may belong to connections: with stateless rules alone there are none.
+    #[inline(always)]
+    pub(super) fn tracks(&self) -> bool {
+        self.policy.rules.tracks()
+    }
+
+    /// Computes the address of a packet's connection.
+    fn address(&self, flow: &Flow) -> Address {
+        let mut address = Address::default();
+        self.set_address(flow, &mut address);
+        address
+    }
+
+    /// The same, in place.
+    #[inline(always)]
+    pub(super) fn set_address(&self, flow: &Flow, address: &mut Address) {
+        let at = (flow.vlan, self.policy.zone.id());
+        address.is_from_low = address.key.set(&flow.ends, flow.protocol, at);
+        address.place = self.connections.place(&address.key);
+    }
+
+    /// Prefetches where the connection may be.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, address: &Address) {
+        self.connections.prefetch(&address.place);
+    }
+
+    /// Prefetches the key of the connection, once that is done.
+    #[inline(always)]
+    pub(super) fn prefetch_key(&self, address: &Address) {
+        self.connections.prefetch_key(&address.place);
+    }
+
+    /// Returns whether a packet passes, or why it does not.
+    #[inline(never)]
+    pub(super) fn decide(&self, packet: &Packet) -> Result<(), DropReason> {
+        let first_of = match packet {
+            Packet::Exempt => return Ok(()),
+            Packet::Other => return Err(self.denied()),
+            Packet::Later(fragments) => return self.decide_later(fragments),
+            // The part of a client that the guest is.
+            Packet::Dhcp {
+                to_server,
+                first_of,
+                ..
+            } if *to_server == (self.direction == Direction::Out) => first_of,
+            Packet::Dhcp { flow, first_of, .. } | Packet::Flow(flow, first_of) => {
+                self.decide_flow(flow, &self.address(flow))?;
+                first_of
+            }
+            Packet::Error {
+                about,
+                own,
+                first_of,
+            } => {
+                self.decide_error(about, own)?;
+                first_of
+            }
+        };
+        if let Some(fragments) = first_of {
+            self.note_fragments(fragments);
+        }
+        Ok(())
+    }
+
+    /// The same for a packet that is no fragment and nothing special.
+    #[inline(always)]
+    pub(super) fn decide_flow(&self, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        if !flow.is_tracked || !self.tracks() {
+            return self.ask(flow).map(|_| ());
+        }
+        match self.connections.find(&address.key, &address.place) {
+            Some(found) => self.known(&found, flow, address),
+            None => self.begin(flow, address),
+        }
+    }
+
+    fn denied(&self) -> DropReason {
+        match self.direction {
+            Direction::In => DropReason::GroupDeniedIn,
+            Direction::Out => DropReason::GroupDeniedOut,
+        }
+    }
+
+    fn over_limit(&self) -> DropReason {
+        self.policy.zone.note_refused();
+        match self.direction {
+            Direction::In => DropReason::ConnectionLimitIn,
+            Direction::Out => DropReason::ConnectionLimitOut,
+        }
+    }
+
+    /// A packet of a connection that is known.
+    #[inline(always)]
+    fn known(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        let (entry, policy) = (found.entry, self.policy);
+        if (entry.generation != policy.generation && !policy.keeps) || entry.phase == Phase::Revoked
+        {
+            self.compare_again(found, address);
+            let now = self.connections.find(&address.key, &address.place);
+            let Some(now) = now else {
+                return self.begin(flow, address);
+            };
+            return match now.entry.phase {
+                Phase::Revoked => self.revoked(&now, flow, address),
+                _ => self.go_on(&now, flow, address),
+            };
+        }
+        self.go_on(found, flow, address)
+    }
+
+    /// A packet of a connection that the rules allow.
+    #[inline(always)]
+    fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        let entry = found.entry;
+        if entry.phase.is_begun_again(flow.flags) {
+            return self.begin_again(found, flow, address);
+        }
+        let now = self.connections.now();
+        let is_original = address.is_from_low == entry.is_low_originator;
+        let changed = self.connections.change(found, |entry| Entry {
+            phase: entry.phase.after(is_original, flow.flags),
+            tick: now,
+            ..entry
+        });
+        if let Some((before, after)) = changed
+            && before.phase != after.phase
+        {
+            self.policy.zone.note_change(&before, &after);
+        }
+        Ok(())
+    }
+
+    /// Compares a connection with changed rules.
+    #[cold]
+    #[inline(never)]
+    fn compare_again(&self, found: &Found, address: &Address) {
+        let is_allowed = self.is_still_allowed(&found.entry, address);
+        let generation = self.policy.generation;
+        let phase_of = |entry: &Entry| match (is_allowed, entry.phase, address.key.protocol()) {
+            (false, ..) => Phase::Revoked,
+            (true, Phase::Revoked, TCP) => Phase::Adopted,
+            (true, Phase::Revoked, _) => Phase::OneWay,
+            (true, phase, _) => phase,
+        };
+        let changed = self.connections.change(found, |entry| Entry {
+            phase: phase_of(&entry),
+            generation,
+            ..entry
+        });
+        if let Some((before, after)) = changed {
+            self.policy.zone.note_change(&before, &after);
+        }
+    }
+
+    /// Whether the rules of now allow a connection's first packet.
+    fn is_still_allowed(&self, entry: &Entry, address: &Address) -> bool {
+        let low = address.key.ends();
+        let ends = match entry.is_low_originator {
+            true => low,
+            false => low.turned(),
+        };
+        let remote = match entry.direction {
+            Direction::Out => ends.destination,
+            Direction::In => ends.source,
+        };
+        let protocol = address.key.protocol();
+        let service = match protocol {
+            ICMP => ECHO,
+            ICMPV6 => ECHO_V6,
+            _ => ends.destination_port,
+        };
+        let question = Question {
+            direction: entry.direction,
+            remote,
+            protocol,
+            service,
+        };
+        self.policy.rules.allows(&question).is_some()
+    }
+
+    /// A packet of a connection that changed rules do not allow. Both sides' packets are dropped: the other direction may be
+    /// allowed, and the connection would go on as if that side had begun it. A SYN begins another one.
+    #[cold]
+    #[inline(never)]
+    fn revoked(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        if found.entry.phase.is_begun_again(flow.flags) {
+            return self.begin_again(found, flow, address);
+        }
+        let now = self.connections.now();
+        self.connections
+            .change(found, |entry| Entry { tick: now, ..entry });
+        Err(self.denied())
+    }
+
+    /// Asks the rules about a packet that belongs to no connection. Returns whether its answers pass too.
+    fn ask(&self, flow: &Flow) -> Result<bool, DropReason> {
+        let rules = &self.policy.rules;
+        let remote = match self.direction {
+            Direction::Out => flow.ends.destination,
+            Direction::In => flow.ends.source,
+        };
+        let question = Question {
+            direction: self.direction,
+            remote,
+            protocol: flow.protocol,
+            service: flow.service,
+        };
+        let rule = rules.allows(&question).ok_or_else(|| self.denied())?;
+        rules.count(rule, self.worker);
+        Ok(rules.is_stateful(rule))
+    }
+
+    /// A packet that belongs to no connection.
+    #[inline(never)]
+    fn begin(&self, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        let is_stateful = self.ask(flow)?;
+        let phase = Phase::first(flow.protocol, flow.flags);
+        // A reset of a connection that is not known begins none.
+        if !is_stateful || !flow.begins || phase == Phase::Closed {
+            return Ok(());
+        }
+        let zone = &self.policy.zone;
+        let entry = self.new_entry(phase, address);
+        if !zone.reserve(&entry) {
+            return Err(self.over_limit());
+        }
+        if !self
+            .connections
+            .insert(&address.key, &address.place, &entry)
+        {
+            zone.note_gone(&entry);
+            return Err(self.over_limit());
+        }
+        zone.note_created();
+        Ok(())
+    }
+
+    /// A connection between the same ports as one that is closed, or not allowed any more.
+    #[cold]
+    #[inline(never)]
+    fn begin_again(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+        let zone = &self.policy.zone;
+        if !self.ask(flow)? {
+            return Ok(());
+        }
+        let new = self.new_entry(Phase::SynSent, address);
+        // For the time of the change it counts twice.
+        if !zone.reserve(&new) {
+            return Err(self.over_limit());
+        }
+        let changed = self.connections.change(found, |now| match now.phase {
+            Phase::Closed | Phase::Revoked => new,
+            // Another worker was faster.
+            _ => now,
+        });
+        match changed {
+            Some((before, after)) if after == new => {
+                zone.note_gone(&before);
+                zone.note_created();
+            }
+            _ => zone.note_gone(&new),
+        }
+        Ok(())
+    }
+
+    fn new_entry(&self, phase: Phase, address: &Address) -> Entry {
+        Entry {
+            phase,
+            is_low_originator: address.is_from_low,
+            direction: self.direction,
+            generation: self.policy.generation,
+            tick: self.connections.now(),
+        }
+    }
+
+    /// An ICMP error belongs to the connection whose packet it quotes: it goes to that packet's sender.
+    #[cold]
+    #[inline(never)]
+    fn decide_error(&self, about: &Flow, own: &Flow) -> Result<(), DropReason> {
+        let address = self.address(about);
+        let is_its = about.ends.destination == own.ends.destination;
+        let is_known = || {
+            let found = self.connections.find(&address.key, &address.place);
+            found.is_some_and(|found| {
+                let is_stale = found.entry.generation != self.policy.generation;
+                let is_allowed =
+                    || self.policy.keeps || self.is_still_allowed(&found.entry, &address);
+                found.entry.phase != Phase::Revoked && (!is_stale || is_allowed())
+            })
+        };
+        match is_its && is_known() {
+            true => Ok(()),
+            false => self.ask(own).map(|_| ()),
+        }
+    }
+
+    /// A fragment that is not the first passes if the first one has.
+    #[cold]
+    #[inline(never)]
+    fn decide_later(&self, fragments: &Fragments) -> Result<(), DropReason> {
+        let key = fragments.key(self.policy.zone.id());
+        let found = self.connections.find(&key, &self.connections.place(&key));
+        match (found, self.direction) {
+            (Some(_), _) => Ok(()),
+            (None, Direction::In) => Err(DropReason::FragmentUnknownIn),
+            (None, Direction::Out) => Err(DropReason::FragmentUnknownOut),
+        }
+    }
+
+    /// Remembers that the first fragment of a datagram has passed.
+    #[cold]
+    #[inline(never)]
+    fn note_fragments(&self, fragments: &Fragments) {
+        let zone = &self.policy.zone;
+        let key = fragments.key(zone.id());
+        let (place, now) = (self.connections.place(&key), self.connections.now());
+        if let Some(found) = self.connections.find(&key, &place) {
+            self.connections
+                .change(&found, |entry| Entry { tick: now, ..entry });
+            return;
+        }
+        let entry = Entry {
+            phase: Phase::Fragments,
+            is_low_originator: true,
+            direction: self.direction,
+            generation: self.policy.generation,
+            tick: now,
+        };
+        if !zone.reserve(&entry) {
+            zone.note_refused();
+        } else if !self.connections.insert(&key, &place, &entry) {
+            zone.note_refused();
+            zone.note_gone(&entry);
+        }
+    }
+}
