@@ -2,17 +2,17 @@
 # test.sh [--no-install] [PART...]: installs what the tests need (Debian 12, Ubuntu 24.04), and only what is missing; makes
 # the test guests; then runs the tests. As root, from any folder; needs no terminal. Without a part: all of them.
 #
-#   lint   rustfmt; clippy, with warnings as errors; shellcheck
 #   unit   builds everything, and runs every test except those of e2e; root, since some load XDP programs
 #   deploy the files in deploy/ for operators, against a running daemon: deploy/check.sh
 #   e2e    the daemon with network namespaces, DPDK, User-Mode Linux and QEMU guests; uses cores 0 and 1. A test that fails is run a second
 #          time, and is listed at the end if it then passes: on a busy machine a guest may once be too slow
+#   lint   rustfmt; clippy, with warnings as errors; shellcheck
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that detects undefined behaviour; needs a nightly Rust, from rustup
 #   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under the address sanitizer if this Rust has one
 #   instructions  the machine code of the data path in a build of the release profile: deploy/instructions.sh
 #
-# loom, miri, fuzz and instructions are built while e2e waits for its guests, on otherwise idle cores.
+# What lint, loom, miri, fuzz and instructions compile is compiled while e2e waits for its guests, on otherwise idle cores.
 #
 # If a step fails, the others still run. The last line lists what failed, what passed only the second time, and what this
 # host cannot run. Ends with 0 only if nothing failed.
@@ -47,7 +47,7 @@ parse_options() {
       *) say "error: '$word' is neither an option nor a part"; usage >&2; exit 2 ;;
     esac
   done
-  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit deploy e2e loom miri fuzz instructions)
+  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(unit deploy e2e lint loom miri fuzz instructions)
 }
 
 wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
@@ -93,10 +93,17 @@ check_host() {
   unshare --net --mount true 2> /dev/null || die "e2e makes network and mount namespaces, and this process may not: in a container, --privileged"
 }
 
+# A separate folder: cargo locks it while it builds.
+CLIPPY=(env CARGO_TARGET_DIR="$TARGET/lint" cargo clippy --locked)
+CLIPPY_ALL=("${CLIPPY[@]}" --workspace --all-targets -- -D warnings)
+CLIPPY_XSK_RS=("${CLIPPY[@]}" -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings)
+
+build_lint() { "${CLIPPY_ALL[@]}" && "${CLIPPY_XSK_RS[@]}"; }
+
 lint() {
   step rustfmt cargo fmt --all --check
-  step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
-  step clippy-xsk-rs cargo clippy --locked -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings
+  step clippy "${CLIPPY_ALL[@]}"
+  step clippy-xsk-rs "${CLIPPY_XSK_RS[@]}"
   step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/check/*.sh deploy/debian/*.sh deploy/container/*.sh deploy/debian/{postinst,prerm,postrm} deploy/guest/*.sh deploy/guest/init ebpf/build.sh switch/tests/e2e/*.sh benches/*.sh benches/peers/*.sh
 }
 
@@ -142,7 +149,7 @@ e2e_tests() { cargo nextest run --locked --workspace --no-fail-fast -E "$2" 2>&1
 # scheduling policy for idle cores: any other thread gets the core at once.
 build_ahead() {
   local part parts=()
-  for part in loom miri fuzz instructions; do if wanted "$part"; then parts+=("$part"); fi; done
+  for part in lint loom miri fuzz instructions; do if wanted "$part"; then parts+=("$part"); fi; done
   if ! wanted e2e || [ "${#parts[@]}" -eq 0 ]; then return; fi
   # A separate process group, so that all of it can be ended.
   set -m
@@ -219,11 +226,11 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
   cd "$REPO"
   prepare
-  for part in lint unit deploy; do if wanted "$part"; then "$part"; fi; done
+  for part in unit deploy; do if wanted "$part"; then "$part"; fi; done
   build_ahead
   if wanted e2e; then e2e; fi
   end_ahead
-  for part in loom miri fuzz instructions; do if wanted "$part"; then "$part"; fi; done
+  for part in lint loom miri fuzz instructions; do if wanted "$part"; then "$part"; fi; done
   summary
   [ "${#FAILED[@]}" -eq 0 ]
 }

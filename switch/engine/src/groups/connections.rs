@@ -307,8 +307,8 @@ impl Connections {
         let count = self.buckets.len() as u64;
         let (low, high) = (hash & 0xffff_ffff, hash >> 32);
         Place {
-            first: (low * count >> 32) as u32,
-            second: (high * count >> 32) as u32,
+            first: ((low * count) >> 32) as u32,
+            second: ((high * count) >> 32) as u32,
             tag: (low as u32 ^ (high as u32) << 6) & TAG_MASK,
         }
     }

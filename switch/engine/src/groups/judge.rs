@@ -9,6 +9,21 @@ use crate::groups::packet::{Flow, Fragments, Packet};
 use crate::groups::rules::{Direction, Question};
 use crate::groups::state::{Entry, Phase};
 
+/// What groups decide on a packet, and by what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judgement {
+    /// It passes without a rule.
+    Exempt,
+    /// It belongs to a connection in this phase, and passes.
+    Connection(Phase),
+    /// It follows the first fragment of its datagram, and passes.
+    Fragment,
+    /// This rule of the port's list allows it, and no earlier one.
+    Rule(usize),
+    /// It is dropped.
+    Denied(DropReason),
+}
+
 /// What decides: the guest's rules, the connections, and the direction of the packets.
 #[derive(Clone, Copy)]
 pub(super) struct Judge<'v> {
@@ -222,20 +237,72 @@ impl Judge<'_> {
         Err(self.denied())
     }
 
-    /// Asks the rules about a packet that belongs to no connection. Returns whether its answers pass too.
-    fn ask(&self, flow: &Flow) -> Result<bool, DropReason> {
-        let rules = &self.policy.rules;
+    /// Returns what would be decided on a packet now. Nothing is counted, and no connection begins or changes.
+    pub(super) fn explain(&self, packet: &Packet) -> Judgement {
+        let flow = match packet {
+            Packet::Exempt => return Judgement::Exempt,
+            Packet::Other => return Judgement::Denied(self.denied()),
+            Packet::Later(fragments) => {
+                return match self.decide_later(fragments) {
+                    Ok(()) => Judgement::Fragment,
+                    Err(reason) => Judgement::Denied(reason),
+                };
+            }
+            Packet::Dhcp { to_server, .. } if *to_server == (self.direction == Direction::Out) => {
+                return Judgement::Exempt;
+            }
+            Packet::Error { about, own, .. } if about.ends.destination == own.ends.destination => {
+                match self.phase_of(about) {
+                    Some(phase) if phase != Phase::Revoked => return Judgement::Connection(phase),
+                    _ => own,
+                }
+            }
+            Packet::Error { own: flow, .. } | Packet::Dhcp { flow, .. } | Packet::Flow(flow, _) => {
+                flow
+            }
+        };
+        let phase = self.phase_of(flow).filter(|_| flow.is_tracked);
+        match phase.filter(|phase| !phase.is_begun_again(flow.flags)) {
+            Some(Phase::Revoked) => return Judgement::Denied(self.denied()),
+            Some(phase) => return Judgement::Connection(phase),
+            None => {}
+        }
+        match self.policy.rules.allows(&self.question(flow)) {
+            Some(rule) => Judgement::Rule(rule),
+            None => Judgement::Denied(self.denied()),
+        }
+    }
+
+    /// The phase of a packet's connection, as its next packet would find it.
+    fn phase_of(&self, flow: &Flow) -> Option<Phase> {
+        let address = self.address(flow);
+        let entry = self.connections.find(&address.key, &address.place)?.entry;
+        let is_stale = entry.generation != self.policy.generation && !self.policy.keeps;
+        match is_stale && !self.is_still_allowed(&entry, &address) {
+            true => Some(Phase::Revoked),
+            false => Some(entry.phase),
+        }
+    }
+
+    fn question(&self, flow: &Flow) -> Question {
         let remote = match self.direction {
             Direction::Out => flow.ends.destination,
             Direction::In => flow.ends.source,
         };
-        let question = Question {
+        Question {
             direction: self.direction,
             remote,
             protocol: flow.protocol,
             service: flow.service,
-        };
-        let rule = rules.allows(&question).ok_or_else(|| self.denied())?;
+        }
+    }
+
+    /// Asks the rules about a packet that belongs to no connection. Returns whether its answers pass too.
+    fn ask(&self, flow: &Flow) -> Result<bool, DropReason> {
+        let rules = &self.policy.rules;
+        let rule = rules
+            .allows(&self.question(flow))
+            .ok_or_else(|| self.denied())?;
         rules.count(rule, self.worker);
         Ok(rules.is_stateful(rule))
     }

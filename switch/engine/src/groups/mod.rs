@@ -28,6 +28,8 @@ pub(crate) mod stage;
 use std::sync::Arc;
 
 pub use connections::{Connection, Connections, Swept, Timeouts};
+#[cfg(not(loom))]
+pub use judge::Judgement;
 pub use rules::{Direction, Rule, RuleTable, TooComplex};
 pub use state::Phase as ConnectionState;
 pub use zone::Zone;

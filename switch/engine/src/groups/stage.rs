@@ -6,7 +6,7 @@ use crosspoint_packet::DropReason;
 use crate::egress::deliver::unicast;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::Connections;
-use crate::groups::judge::{Address, Judge};
+use crate::groups::judge::{Address, Judge, Judgement};
 use crate::groups::packet::{Flow, Packet, read, read_plain};
 use crate::groups::rules::Direction;
 use crate::snapshot::{PortSnapshot, Snapshot};
@@ -197,6 +197,18 @@ pub(crate) fn receive(
             packets.reasons[index % BURST] = reason;
         }
     }
+}
+
+/// Explains what a port's groups decide on the frame of a burst that has it alone; `None` if the port has no groups.
+pub(crate) fn explain(
+    burst: &mut Burst,
+    port: u16,
+    view: &Snapshot,
+    direction: Direction,
+) -> Option<Judgement> {
+    let policy = view.port(port)?.groups.as_deref()?;
+    let judge = judge(policy, view.connections.as_deref()?, direction, 0);
+    Some(judge.explain(&read(burst, 0)))
 }
 
 /// Returns why a port's groups do not allow a copy of flooded frame `index`, if they do not.

@@ -216,7 +216,7 @@ impl State {
 
     /// The slot, free, before its next use.
     pub(super) fn freed(self) -> State {
-        State((self.sequence() + 1 & 0xff) << SEQUENCE_AT)
+        State(((self.sequence() + 1) & 0xff) << SEQUENCE_AT)
     }
 
     /// The slot while it is filled.

@@ -13,6 +13,8 @@ use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::deliver::unicast;
 use crate::egress::queue::is_one_segment;
+use crate::groups::stage as groups;
+use crate::groups::{Direction, Judgement};
 use crate::observe::tap::Fate;
 use crate::snapshot::Egress;
 use crate::snapshot::PortSnapshot;
@@ -43,6 +45,8 @@ pub struct Explained {
     pub link: Option<Link>,
     /// The VLAN that it is placed in; 0 for none.
     pub vlan: Option<u16>,
+    /// What the ingress port's groups decide on it, if it has groups.
+    pub judgement: Option<Judgement>,
     /// Result of learning its source, and how many ticks ago the source was last seen, if ever.
     pub source: Option<(Learned, Option<u8>)>,
     /// Its destination.
@@ -94,6 +98,8 @@ pub struct EgressDecision {
     pub hash: u32,
     /// How a large frame is handled.
     pub large: Large,
+    /// What the port's groups decide on it, if it has groups.
+    pub judgement: Option<Judgement>,
     /// Why the copy is dropped, if that is known before it is made.
     pub dropped: Option<DropReason>,
 }
@@ -118,6 +124,7 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
     let mut explained = Explained {
         link: None,
         vlan: None,
+        judgement: None,
         source: None,
         destination: None,
         dropped: None,
@@ -139,6 +146,17 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
     if pending(burst) {
         admit(burst, specimen.ingress, view);
     }
+    // What groups decided on a frame that was captured is not known: connections have changed since.
+    let is_new = specimen.fate.is_none();
+    if is_new && pending(burst) {
+        let sent = groups::explain(burst, specimen.ingress, view, Direction::Out);
+        explained.judgement = sent;
+        if let (Some(Judgement::Denied(reason)), Some(frame)) =
+            (sent, burst.frames_mut().first_mut())
+        {
+            frame.drop_for(reason);
+        }
+    }
     let is_pending = pending(burst);
     if let Some(frame) = burst.frames_mut().first_mut() {
         if specimen.fate.is_some() {
@@ -148,6 +166,18 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
             look_up(frame, specimen, view, tick, &mut explained);
         }
         decide(frame, specimen, view, &mut explained);
+    }
+    if is_new {
+        for copy in explained
+            .copies
+            .iter_mut()
+            .filter(|copy| copy.tag.is_some())
+        {
+            copy.judgement = groups::explain(burst, copy.port, view, Direction::In);
+            if let (Some(Judgement::Denied(reason)), None) = (copy.judgement, copy.dropped) {
+                copy.dropped = Some(reason);
+            }
+        }
     }
     explained
 }
@@ -297,6 +327,7 @@ fn outlook(
         queues: queues as u16,
         hash,
         large,
+        judgement: None,
         dropped: dropped.filter(|_| tag.is_some()),
     }
 }

@@ -69,7 +69,7 @@ impl Packet {
         Packet { flags, ..self }
     }
 
-    pub fn to_port(self, port: u16) -> Packet {
+    pub fn at_port(self, port: u16) -> Packet {
         Packet {
             ports: (self.ports.0, port),
             ..self
@@ -235,6 +235,9 @@ impl Rig {
     }
 }
 
+/// Address and port.
+type End = (IpAddr, u16);
+
 /// A connection of the model: its originator's side, and which sides have sent FIN.
 #[derive(Clone)]
 struct Known {
@@ -247,7 +250,7 @@ struct Known {
 struct Model {
     station: u8,
     rules: Vec<Rule>,
-    connections: HashMap<(u8, (IpAddr, u16), (IpAddr, u16)), Known>,
+    connections: HashMap<(u8, End, End), Known>,
     hits: Vec<u64>,
 }
 

@@ -383,10 +383,8 @@ fn a_checksum_over_the_ports_of_sctp_is_refused() {
 /// Echo requests begin connections, and only the replies to them belong to these.
 #[test]
 fn only_replies_to_an_echo_request_belong_to_it() {
-    let message = |kind: u8, id: u16| {
-        let body = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], &[0; 12]].concat();
-        body
-    };
+    let message =
+        |kind: u8, id: u16| [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], &[0; 12]].concat();
     let to_guest = |rig: &mut Rig, kind, id| {
         let frame = ethernet(GUEST, UPLINK, V4, &v4(FAR, A, 1, 0, 0, &message(kind, id)));
         !rig.send(UPLINK, &frame).is_empty()
@@ -443,8 +441,8 @@ fn others_cannot_use_up_a_guests_quota() {
         let syn = Packet::new(FAR, A, TCP, (port, 80));
         [
             syn.clone(),
-            syn.clone().flags(FIN | ACK).to_port(81),
-            syn.flags(ACK).to_port(82),
+            syn.clone().flags(FIN | ACK).at_port(81),
+            syn.flags(ACK).at_port(82),
             Packet::new(FAR, A, UDP, (port, 53)),
         ]
     });
