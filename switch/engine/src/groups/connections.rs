@@ -365,7 +365,7 @@ impl Connections {
             if !self.has_key(slot, key) {
                 continue;
             }
-            // The key is read before the state is read again.
+            // LOAD-BEARING: the key is read before the state is read again.
             fence(Ordering::Acquire);
             let again = State(word.load(Ordering::Relaxed));
             if again.is_same_use(state) {
@@ -480,7 +480,7 @@ impl Connections {
         if taken.is_err() {
             return false;
         }
-        // A reader that sees a word of this key also sees that the slot is not what it was.
+        // LOAD-BEARING: a reader that sees a word of this key also sees that the slot is not what it was.
         fence(Ordering::Release);
         for (place, value) in place.0.iter().zip(key.words) {
             place.store(value, Ordering::Relaxed);

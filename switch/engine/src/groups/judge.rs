@@ -33,6 +33,15 @@ pub(super) struct Judge<'v> {
     pub(super) worker: usize,
 }
 
+/// By what a packet passes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// By a connection, or by a stateful rule.
+    InConnection,
+    /// By this stateless rule, which counts its packets.
+    Stateless(usize),
+}
+
 /// A packet's connection: its key, whether the packet comes from its lower end, and where it may be in the table.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Address {
@@ -89,7 +98,7 @@ impl Judge<'_> {
                 ..
             } if *to_server == (self.direction == Direction::Out) => first_of,
             Packet::Dhcp { flow, first_of, .. } | Packet::Flow(flow, first_of) => {
-                self.decide_flow(flow, &self.address(flow))?;
+                self.decide_flow(flow, &self.address(flow)).map(|_| ())?;
                 first_of
             }
             Packet::Error {
@@ -109,13 +118,23 @@ impl Judge<'_> {
 
     /// The same for a packet that is no fragment and nothing special.
     #[inline(always)]
-    pub(super) fn decide_flow(&self, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+    pub(super) fn decide_flow(&self, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
         if !flow.is_tracked || !self.tracks() {
-            return self.ask(flow).map(|_| ());
+            return self.ask(flow);
         }
         match self.connections.find(&address.key, &address.place) {
-            Some(found) => self.known(&found, flow, address),
+            Some(found) => self
+                .known(&found, flow, address)
+                .map(|()| Passed::InConnection),
             None => self.begin(flow, address),
+        }
+    }
+
+    /// Passes a packet that is equal, in all that is decided on, to the one before, which passed.
+    #[inline(always)]
+    pub(super) fn pass_again(&self, before: Passed) {
+        if let Passed::Stateless(rule) = before {
+            self.policy.rules.count(rule, self.worker);
         }
     }
 
@@ -143,7 +162,7 @@ impl Judge<'_> {
             self.compare_again(found, address);
             let now = self.connections.find(&address.key, &address.place);
             let Some(now) = now else {
-                return self.begin(flow, address);
+                return self.begin(flow, address).map(|_| ());
             };
             return match now.entry.phase {
                 Phase::Revoked => self.revoked(&now, flow, address),
@@ -297,24 +316,28 @@ impl Judge<'_> {
         }
     }
 
-    /// Asks the rules about a packet that belongs to no connection. Returns whether its answers pass too.
-    fn ask(&self, flow: &Flow) -> Result<bool, DropReason> {
+    /// Asks the rules about a packet that belongs to no connection.
+    fn ask(&self, flow: &Flow) -> Result<Passed, DropReason> {
         let rules = &self.policy.rules;
         let rule = rules
             .allows(&self.question(flow))
             .ok_or_else(|| self.denied())?;
         rules.count(rule, self.worker);
-        Ok(rules.is_stateful(rule))
+        Ok(match rules.is_stateful(rule) {
+            true => Passed::InConnection,
+            false => Passed::Stateless(rule),
+        })
     }
 
     /// A packet that belongs to no connection.
     #[inline(never)]
-    fn begin(&self, flow: &Flow, address: &Address) -> Result<(), DropReason> {
-        let is_stateful = self.ask(flow)?;
+    fn begin(&self, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
+        let passed = self.ask(flow)?;
         let phase = Phase::first(flow.protocol, flow.flags);
         // A reset of a connection that is not known begins none.
+        let is_stateful = passed == Passed::InConnection;
         if !is_stateful || !flow.begins || phase == Phase::Closed {
-            return Ok(());
+            return Ok(passed);
         }
         let zone = &self.policy.zone;
         let entry = self.new_entry(phase, address);
@@ -329,7 +352,7 @@ impl Judge<'_> {
             return Err(self.over_limit());
         }
         zone.note_created();
-        Ok(())
+        Ok(passed)
     }
 
     /// A connection between the same ports as one that is closed, or not allowed any more.
@@ -337,7 +360,7 @@ impl Judge<'_> {
     #[inline(never)]
     fn begin_again(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
         let zone = &self.policy.zone;
-        if !self.ask(flow)? {
+        if self.ask(flow)? != Passed::InConnection {
             return Ok(());
         }
         let new = self.new_entry(Phase::SynSent, address);

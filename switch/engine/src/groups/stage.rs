@@ -6,7 +6,7 @@ use crosspoint_packet::DropReason;
 use crate::egress::deliver::unicast;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::Connections;
-use crate::groups::judge::{Address, Judge, Judgement};
+use crate::groups::judge::{Address, Judge, Judgement, Passed};
 use crate::groups::packet::{Flow, Packet, read, read_plain};
 use crate::groups::rules::Direction;
 use crate::snapshot::{PortSnapshot, Snapshot};
@@ -80,12 +80,35 @@ impl Packets {
         }
     }
 
-    /// Decides on a frame that was read for the same judge, or for none: then `is_known` is false.
+    /// Decides on a frame that was read for the same judge. `before`: the plain frame before it that passed, and by what.
     #[inline(always)]
-    fn decide(&self, index: usize, judge: &Judge<'_>, is_known: bool) -> Result<(), DropReason> {
+    fn decide(
+        &self,
+        index: usize,
+        judge: &Judge<'_>,
+        before: &mut Option<(usize, Passed)>,
+    ) -> Result<(), DropReason> {
+        let place = index % BURST;
+        if self.plain >> place & 1 == 0 {
+            return judge.decide(&self.others[place]);
+        }
+        let flow = &self.flows[place];
+        // Most bursts have several packets of a connection.
+        if let Some((same, passed)) = before
+            && self.flows[*same % BURST] == *flow
+        {
+            judge.pass_again(*passed);
+            return Ok(());
+        }
+        let result = judge.decide_flow(flow, &self.addresses[place]);
+        *before = result.ok().map(|passed| (place, passed));
+        result.map(|_| ())
+    }
+
+    /// Decides on a frame that was read for no judge.
+    fn decide_copy(&self, index: usize, judge: &Judge<'_>) -> Result<(), DropReason> {
         let place = index % BURST;
         match self.plain >> place & 1 == 1 {
-            true if is_known => judge.decide_flow(&self.flows[place], &self.addresses[place]),
             true => judge.decide(&Packet::Flow(self.flows[place], None)),
             false => judge.decide(&self.others[place]),
         }
@@ -113,11 +136,12 @@ pub(crate) fn send(
         }
     }
     packets.prefetch_keys(burst.len(), &judge);
+    let mut before = None;
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         if frame.verdict != Verdict::PENDING {
             continue;
         }
-        match (packets.decide(index, &judge, true), &view.probes) {
+        match (packets.decide(index, &judge, &mut before), &view.probes) {
             (Ok(()), _) => {}
             // A probe that came back shows a loop, also where it may not pass.
             (Err(reason), Some(probes)) => probes.refuse(frame, ingress, reason),
@@ -185,13 +209,19 @@ pub(crate) fn receive(
     if let Some(judge) = last {
         packets.prefetch_keys(burst.len(), &judge);
     }
+    let (mut before, mut receiver) = (None, 0);
     for (index, frame) in burst.frames().iter().enumerate() {
         if to_judge >> (index % BURST) & 1 == 0 {
             continue;
         }
-        if let Decision::Port(number) = frame.verdict.decision()
-            && let Some(judge) = judge_of(number)
-            && let Err(reason) = packets.decide(index, &judge, true)
+        let Decision::Port(number) = frame.verdict.decision() else {
+            continue;
+        };
+        if receiver != number {
+            (before, receiver) = (None, number);
+        }
+        if let Some(judge) = judge_of(number)
+            && let Err(reason) = packets.decide(index, &judge, &mut before)
         {
             packets.denied |= 1 << (index % BURST);
             packets.reasons[index % BURST] = reason;
@@ -223,5 +253,5 @@ pub(crate) fn flooded(
 ) -> Option<DropReason> {
     let (policy, connections) = (port.groups.as_deref()?, view.connections.as_deref()?);
     let judge = judge(policy, connections, Direction::In, worker);
-    packets.decide(index, &judge, false).err()
+    packets.decide_copy(index, &judge).err()
 }
