@@ -13,13 +13,16 @@ use super::key::Reader;
 use super::limits::ADDRESSES_MAX;
 use super::rules::Nested;
 use super::table::AddressKeys;
-use super::text_list::TextList;
+use super::text_list::{TextList, Wrong};
 use super::texts::{MAC_PATTERN, STATION, station};
 
 const HELP: &str = "for example: addresses = { mac = [\"52:54:00:12:34:56\"] }";
 
 const IP_HELP: &str = "for example: addresses = { mac = [\"52:54:00:12:34:56\"], ip = [\"192.0.2.10\", \"2001:db8::/64\"] }";
-const IP: &str = "an IP address such as \"192.0.2.10\", or a prefix such as \"2001:db8::/64\"";
+pub(super) const PREFIX_PATTERN: &str = "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$";
+/// What [`parse_prefix`] accepts.
+pub(super) const IP: &str =
+    "an IP address such as \"192.0.2.10\", or a prefix such as \"2001:db8::/64\"";
 
 /// The only addresses that a port may claim; no MAC address: it may claim any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +81,31 @@ fn prefix(text: &str) -> Option<IpNet> {
     (net.trunc() == net).then_some(net)
 }
 
+/// Reads an address or a prefix, or tells what is wrong with the text.
+pub(super) fn parse_prefix(text: &str) -> Result<IpNet, Wrong> {
+    prefix(text).ok_or_else(|| match text.parse::<IpNet>() {
+        Ok(net) => {
+            let help = format!("write \"{}\"", net.trunc());
+            ("has bits beyond its length", Some(help))
+        }
+        Err(_) => ("no IP address", None),
+    })
+}
+
+/// Reads an IP address or a prefix, as in a file.
+///
+/// # Errors
+///
+/// What is wrong with the text, and how to fix it.
+pub fn parse_address(text: &str) -> Result<IpNet, String> {
+    parse_prefix(text).map_err(|(label, help)| {
+        let help = help.unwrap_or_else(|| format!("it must be {IP}"));
+        format!("{text:?}: {label}; {help}")
+    })
+}
+
 /// As it is written in a file: a single address without its length.
-fn prefix_text(net: &IpNet) -> String {
+pub fn prefix_text(net: &IpNet) -> String {
     match net.prefix_len() == net.max_prefix_len() {
         true => net.addr().to_string(),
         false => net.to_string(),
@@ -93,20 +119,12 @@ pub(super) fn prefixes() -> TextList<IpNet> {
         item: "an address",
         must: IP,
         items_max: ADDRESSES_MAX,
-        empty: ("allows no address", "remove `ip` to allow any IP address"),
+        empty: Some(("allows no address", "remove `ip` to allow any IP address")),
         too_many: "write prefixes in place of single addresses",
         help: IP_HELP,
-        parse: |text| {
-            prefix(text).ok_or_else(|| match text.parse::<IpNet>() {
-                Ok(net) => {
-                    let help = format!("write \"{}\"", net.trunc());
-                    ("has bits beyond its length", Some(help))
-                }
-                Err(_) => ("no IP address", None),
-            })
-        },
+        parse: parse_prefix,
         write: prefix_text,
-        pattern: "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
+        pattern: PREFIX_PATTERN,
     }
 }
 
@@ -117,10 +135,10 @@ pub(super) fn stations() -> TextList<Mac> {
         item: "an address",
         must: STATION,
         items_max: ADDRESSES_MAX,
-        empty: (
+        empty: Some((
             "allows no address",
             "remove `addresses` to allow any address",
-        ),
+        )),
         too_many: "remove `addresses` to allow any address, and limit their number with `mac_limit`",
         help: HELP,
         parse: |text| station(text).map_err(|label| (label, None)),

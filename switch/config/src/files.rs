@@ -61,6 +61,11 @@ impl Unread {
 
     /// The message for the file named `name`.
     pub(super) fn message(&self, name: &str) -> String {
+        self.message_of(name, FILE_BYTES_MAX)
+    }
+
+    /// The message for the file named `name`, which may have this many bytes.
+    pub(super) fn message_of(&self, name: &str, bytes_max: u64) -> String {
         match self {
             Self::Io(error) => format!("cannot read {name}: {error}"),
             Self::NoFile(kind) => format!("cannot read {name}: it is {kind}, not a regular file"),
@@ -68,7 +73,7 @@ impl Unread {
                 "cannot read {name}: its file system has not answered for {} s",
                 READ_TIME_MAX.as_secs()
             ),
-            Self::TooLong => format!("{name} is longer than {FILE_BYTES_MAX} bytes"),
+            Self::TooLong => format!("{name} is longer than {bytes_max} bytes"),
             Self::TooMuch => format!(
                 "with {name} the files of `ports_dir` are longer than {PORTS_DIR_BYTES_MAX} bytes"
             ),
@@ -154,7 +159,13 @@ fn explain(path: &Path, error: io::Error) -> io::Error {
 
 /// Reads the regular file at `path`.
 pub(super) fn read(path: &Path) -> Text {
-    let read = patience::within(path, READ_TIME_MAX, |path| text(open(path)?));
+    read_up_to(path, FILE_BYTES_MAX)
+}
+
+/// Reads the regular file at `path`, which may have this many bytes.
+pub(super) fn read_up_to(path: &Path, bytes_max: u64) -> Text {
+    let read = move |path: &Path| text_up_to(open(path)?, bytes_max);
+    let read = patience::within(path, READ_TIME_MAX, read);
     read.unwrap_or(Err(Unread::Stalled))
 }
 
@@ -176,14 +187,18 @@ pub(super) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Reads a text up to the maximum length.
+/// Reads a text up to the maximum length of a configuration.
 pub(super) fn text(file: impl Read) -> Text {
+    text_up_to(file, FILE_BYTES_MAX)
+}
+
+fn text_up_to(file: impl Read, bytes_max: u64) -> Text {
     let mut bytes = Vec::new();
     // One byte more than the limit, to detect a longer file.
-    file.take(FILE_BYTES_MAX + 1)
+    file.take(bytes_max + 1)
         .read_to_end(&mut bytes)
         .map_err(Unread::Io)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
+    if bytes.len() as u64 > bytes_max {
         return Err(Unread::TooLong);
     }
     String::from_utf8(bytes).map_err(|error| {

@@ -128,8 +128,18 @@ impl<'a> Reader<'a> {
         place: Span,
         list: &str,
     ) -> Self {
+        Self::of_item(checker, table, place, &format!("this [[{list}]]"))
+    }
+
+    /// Reads a table that messages call `what`.
+    pub(super) fn of_item(
+        checker: &'a mut Checker,
+        table: &'a DeTable<'a>,
+        place: Span,
+        what: &str,
+    ) -> Self {
         Self {
-            what: format!("this [[{list}]]"),
+            what: what.to_owned(),
             ..Self::new(checker, table, place)
         }
     }

@@ -20,6 +20,9 @@ mod edit;
 mod error;
 mod field;
 mod files;
+mod group_rules;
+mod group_values;
+mod groups;
 mod keep;
 mod key;
 #[cfg(test)]
@@ -38,6 +41,7 @@ mod ports;
 pub mod quantity;
 mod rules;
 mod sections;
+mod sets;
 mod statics;
 mod suggest;
 mod syntax;
@@ -50,24 +54,27 @@ pub mod watch;
 mod words;
 mod written;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, parse_address, prefix_text};
 pub use control::control_names;
 pub use cores::CoreSpans;
 pub use cpus::Cpus;
 pub use edit::{PortTable, parse_assignments, parse_changes, parse_port_file};
 pub use error::{ConfigError, Problem};
 pub use files::read_named;
+pub use group_rules::GroupRule;
+pub use group_values::{Peer, protocol_text};
 pub use keep::{FileChanges, KeepError, PreparedChanges};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Control, Direct, Log, LoopProtect, Metrics, Mirror, Offloads, Port, Sflow, Slo,
-    StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Access, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror, Offloads, Port,
+    Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{
     Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction,
-    MirrorDirection, Poll, PortKind, Queues, Role, Rss, Tso, Vlan, XdpMode,
+    MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection, Tso, Vlan,
+    XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

@@ -84,6 +84,32 @@ pub const STORM_MAX: u32 = 1_000_000_000;
 pub const STATICS_MAX: usize = 4096;
 /// Maximum number of addresses in `addresses`.
 pub const ADDRESSES_MAX: usize = 64;
+/// Maximum number of tables `[[group]]`.
+pub const GROUPS_MAX: usize = 1024;
+/// Maximum number of tables `[[set]]`.
+pub const SETS_MAX: usize = 1024;
+/// Maximum number of `groups` of a port.
+pub const PORT_GROUPS_MAX: usize = 16;
+/// Maximum number of rules of all groups of a port: what the compiled form has bits for.
+pub const GROUP_RULES_MAX: usize = 4096;
+/// Maximum number of items in a rule's `ports`.
+pub const GROUP_PORT_RANGES_MAX: usize = 256;
+/// Maximum number of addresses in a rule's `from` or `to`; a set has room for more.
+pub const PEER_ADDRESSES_MAX: usize = 256;
+/// Maximum number of addresses of a set.
+pub const SET_ADDRESSES_MAX: usize = 65_536;
+/// The largest `file` of a set, bytes: every address at its longest, with a comment of the same length.
+pub const SET_FILE_BYTES_MAX: u64 = 6 << 20;
+/// Default of a port's `connections_max`.
+pub const PORT_CONNECTIONS_DEFAULT: u32 = 65_536;
+/// The highest `connections_max` of a port.
+pub const PORT_CONNECTIONS_MAX: u32 = 1 << 20;
+/// Default of `[connections] max`.
+pub const CONNECTIONS_DEFAULT: u32 = 262_144;
+/// The lowest `[connections] max`.
+pub const CONNECTIONS_MIN: u32 = 64;
+/// The highest `[connections] max`.
+pub const CONNECTIONS_MAX: u32 = 1 << 24;
 /// The lowest `rate` of `limit`, bits per second.
 pub const LIMIT_RATE_MIN: u64 = 64_000;
 /// The highest, for more than any wire carries.

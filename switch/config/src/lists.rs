@@ -7,15 +7,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
 
+use crosspoint_packet::IpNet;
 use serde_json::{Map, Value, json};
 use toml::de::DeTable;
 
 use super::check::{Checker, Place};
 use super::field::{Item, Span};
+use super::groups::{Group, PortGroups, Reference};
 use super::key::{Definitions, Key, Keys, Name, Reader, Slot, Written, table_reference};
 use super::mirrors::Mirror;
 use super::plan::{EntryDiff, key_diffs};
+use super::sets::Set;
 use super::statics::StaticEntry;
 use super::types::PortType;
 use super::{Config, Port};
@@ -28,6 +33,11 @@ pub(super) trait Element: Keys + Clone + PartialEq {
     const IDENTITY: &'static [&'static str];
     /// The most tables in all files.
     const MAX: usize;
+
+    /// The names of other tables that the table refers to, with their places.
+    fn references(_: &Reader<'_>) -> Vec<(Reference, Span)> {
+        Vec::new()
+    }
 }
 
 /// Keys and values of a table, without absent ones.
@@ -53,12 +63,24 @@ pub(super) fn name<T: Element>(element: &T) -> String {
     Vec::from_iter(T::IDENTITY.iter().filter_map(text)).join(" ")
 }
 
-/// The table in TOML.
+/// Keys and values of a table as a map.
+pub(super) fn table_of<T: Element>(element: &T) -> Map<String, Value> {
+    let keys = given(element).into_iter();
+    keys.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The table in TOML. Each table of a list in it has a line of its own.
 pub(super) fn to_toml<T: Element>(element: &T) -> String {
     let mut text = format!("[[{}]]\n", T::LIST);
     for (key, value) in given(element) {
-        if let Ok(value) = toml::Value::try_from(&value) {
-            text.push_str(&format!("{key} = {value}\n"));
+        match toml::Value::try_from(&value) {
+            Ok(toml::Value::Array(items)) if items.iter().any(toml::Value::is_table) => {
+                let lines = items.iter().map(|item| format!("    {item},\n"));
+                let lines: String = lines.collect();
+                text.push_str(&format!("{key} = [\n{lines}]\n"));
+            }
+            Ok(value) => text.push_str(&format!("{key} = {value}\n")),
+            Err(_) => {}
         }
     }
     text
@@ -103,12 +125,19 @@ pub(super) struct Placed<T> {
     pub table: Place,
     /// Of the values of its keys.
     keys: BTreeMap<&'static str, Place>,
+    /// What it refers to.
+    pub references: Vec<(Reference, Place)>,
 }
 
 impl<T> Placed<T> {
     /// The place of a key's value, or of the table if the key is absent.
     pub(super) fn place(&self, key: &str) -> Place {
         self.keys.get(key).unwrap_or(&self.table).clone()
+    }
+
+    /// Whether the table has this key, with a right or a wrong value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
     }
 }
 
@@ -139,8 +168,13 @@ fn read<T: Element>(checker: &mut Checker, document: &DeTable<'_>, all: &mut Vec
         let place = |key: &Key| Some((key.name.key, reader.span(key.name.key)?));
         let spans: Vec<_> = T::keys().iter().filter_map(place).collect();
         let table = reader.place.clone();
+        let references = T::references(&reader).into_iter();
+        let references: Vec<_> = references
+            .map(|(reference, span)| (reference, reader.checker.place(span)))
+            .collect();
         all.push(Placed {
             value,
+            references,
             table: checker.place(table),
             keys: spans
                 .into_iter()
@@ -182,6 +216,9 @@ pub(super) fn unique<T: Element, I: Hash + Eq>(
 pub(super) struct Lists {
     fdb: Vec<Placed<StaticEntry>>,
     mirrors: Vec<Placed<Mirror>>,
+    groups: Vec<Placed<Group>>,
+    sets: Vec<Placed<Set>>,
+    set_files: BTreeMap<String, Arc<[IpNet]>>,
 }
 
 /// Lists that files of `ports_dir` may have, too.
@@ -192,6 +229,18 @@ impl Lists {
     pub(super) fn read(&mut self, checker: &mut Checker, document: &DeTable<'_>) {
         self.read_drop_in(checker, document);
         read(checker, document, &mut self.mirrors);
+        read(checker, document, &mut self.groups);
+        read(checker, document, &mut self.sets);
+    }
+
+    /// Reads the files of sets. Relative paths begin at `folder`.
+    pub(super) fn read_set_files(&mut self, checker: &mut Checker, folder: &Path) {
+        self.set_files = super::sets::read_files(checker, &mut self.sets, folder);
+    }
+
+    /// Takes the addresses of files of sets as they were read before.
+    pub(super) fn keep_set_files(&mut self, known: &BTreeMap<String, Arc<[IpNet]>>) {
+        self.set_files.clone_from(known);
     }
 
     /// Reads the lists of a file of `ports_dir`.
@@ -203,12 +252,17 @@ impl Lists {
     pub(super) fn check(&self, checker: &mut Checker, known: &KnownPorts<'_>) {
         super::statics::check(checker, &self.fdb, known);
         super::mirrors::check(checker, &self.mirrors, known);
+        super::sets::check(checker, &self.sets);
+        super::groups::check(checker, &self.groups, &self.sets, known.groups);
     }
 
     /// Puts the lists into a configuration, in the order of the files.
     pub(super) fn put_into(self, config: &mut Config) {
         config.fdb = in_order(self.fdb);
         config.mirrors = in_order(self.mirrors);
+        config.groups = in_order(self.groups);
+        config.sets = in_order(self.sets);
+        config.set_files = self.set_files;
     }
 }
 
@@ -223,6 +277,8 @@ pub(super) struct KnownPorts<'a> {
     pub ports: HashMap<&'a str, &'a Port>,
     /// The places of all names, including those of ports with mistakes.
     pub names: &'a HashMap<String, Place>,
+    /// The ports' `groups`.
+    pub groups: &'a [PortGroups],
     /// Whether a port may come later: from a file that cannot be read now, from the folder `ports_dir`, or by a command.
     pub may_come: bool,
 }

@@ -1,6 +1,6 @@
 //! Loads files into a [`Config`], or into a list of all their mistakes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -149,6 +149,8 @@ pub(super) struct Main<'a> {
     /// The file with the ports.
     document: DeTable<'a>,
     ports_dir: Option<Place>,
+    /// The folder of the main file.
+    folder: PathBuf,
     are_all: bool,
     /// Whether it is the configuration of a running switch, whose ports can be removed and added by commands.
     is_running: bool,
@@ -171,6 +173,7 @@ impl<'a> Main<'a> {
             switch,
             metrics,
             sflow,
+            connections,
             control,
             log,
             ports_dir,
@@ -178,6 +181,8 @@ impl<'a> Main<'a> {
             port: (),
             fdb: (),
             mirror: (),
+            group: (),
+            set: (),
         } = settings.top;
         Ok(Self {
             checker,
@@ -187,6 +192,7 @@ impl<'a> Main<'a> {
                 switch,
                 metrics,
                 sflow,
+                connections,
                 control,
                 log,
                 ports_dir,
@@ -194,10 +200,14 @@ impl<'a> Main<'a> {
                 ports: Vec::new(),
                 fdb: Vec::new(),
                 mirrors: Vec::new(),
+                groups: Vec::new(),
+                sets: Vec::new(),
+                set_files: BTreeMap::new(),
                 core_spans: settings.cores,
             },
             document,
             ports_dir: settings.ports_dir,
+            folder: folder.to_owned(),
             are_all: true,
             is_running: false,
         })
@@ -218,6 +228,7 @@ impl<'a> Main<'a> {
             },
             taken: ports::Taken::new(config.control.socket.clone(), None),
             ports_dir: None,
+            folder: PathBuf::new(),
             is_running: true,
         }
     }
@@ -271,6 +282,10 @@ impl<'a> Main<'a> {
         let mut of_files = vec![(0, ports::ports(checker, &self.document, taken))];
         let mut lists = Lists::default();
         lists.read(checker, &self.document);
+        match self.is_running {
+            false => lists.read_set_files(checker, &self.folder),
+            true => lists.keep_set_files(&self.config.set_files),
+        }
         for drop_in in drop_ins {
             match drop_in.read(checker) {
                 Some(document) => {

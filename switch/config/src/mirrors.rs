@@ -84,7 +84,7 @@ pub(super) fn patterns() -> TextList<String> {
         item: "an item",
         must: "a name or a pattern",
         items_max: PORT_PATTERNS_MAX,
-        empty: ("chooses no port", "remove `ports` for all ports"),
+        empty: Some(("chooses no port", "remove `ports` for all ports")),
         too_many: "write a pattern in place of names: \"web-*\"",
         help: PATTERNS_HELP,
         parse: |text| {

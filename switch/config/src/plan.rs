@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::key::{Change, Key, Keys as _, Written};
 use super::lists;
+use super::sets;
 use super::table::Top;
 use super::{Config, Port, PortKind};
 
@@ -169,17 +170,21 @@ impl Plan {
             port_diff(before, port, direct)
         });
         let mut change: Vec<PortDiff> = both.collect();
+        let mut entries = [
+            lists::diffs(&running.fdb, &wanted.fdb),
+            lists::diffs(&running.mirrors, &wanted.mirrors),
+            lists::diffs(&running.groups, &wanted.groups),
+            lists::diffs(&running.sets, &wanted.sets),
+        ]
+        .concat();
+        entries.extend(sets::file_diffs(running, wanted, &entries));
         reopen_with_uplinks(&mut change, running, wanted);
         Plan {
             add: wanted.ports.iter().filter(is_new).cloned().collect(),
             remove: names_gone.map(|port| port.name.clone()).collect(),
             change,
             settings: setting_diffs(running, wanted),
-            entries: [
-                lists::diffs(&running.fdb, &wanted.fdb),
-                lists::diffs(&running.mirrors, &wanted.mirrors),
-            ]
-            .concat(),
+            entries,
         }
     }
 

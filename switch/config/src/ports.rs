@@ -12,6 +12,7 @@ use super::addresses::{self, Bound};
 use super::check::{Checker, Place};
 use super::direct;
 use super::field::{FromToml as _, Item, Span};
+use super::groups::PortGroups;
 use super::key::{
     Definitions, Key, Keys as _, Name, Reader, Rule as _, Slot, Written, table_reference,
 };
@@ -30,6 +31,7 @@ pub(super) struct Taken {
     interfaces: HashMap<String, Place>,
     direct: Vec<direct::Placed>,
     bound: Bound,
+    groups: Vec<PortGroups>,
     /// The place of each port's `worker`, by the port's name.
     pub(super) workers: HashMap<String, Place>,
     /// Number of `[[port]]` tables so far.
@@ -44,6 +46,7 @@ impl Taken {
             interfaces: HashMap::new(),
             direct: Vec::new(),
             bound: Bound::default(),
+            groups: Vec::new(),
             workers: HashMap::new(),
             count: 0,
         }
@@ -55,6 +58,7 @@ impl Taken {
         KnownPorts {
             ports: by_name.collect(),
             names: &self.names,
+            groups: &self.groups,
             may_come,
         }
     }
@@ -111,6 +115,7 @@ fn port(reader: &mut Reader<'_>, taken: &mut Taken) -> Option<Port> {
     let has_place = match &port.kind {
         PortKind::Vhost(guest) => {
             with_guest(reader, guest, &port.addresses.mac, taken);
+            taken.groups.extend(PortGroups::new(reader, &port.name));
             true
         }
         PortKind::Xdp(xdp) => {

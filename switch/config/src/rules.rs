@@ -408,6 +408,22 @@ pub(super) fn table<T: Nested>() -> TableOf<T> {
     TableOf(PhantomData)
 }
 
+impl<T: Nested> TableOf<T> {
+    /// Reads an item of a list of such tables, which messages call `subject`: "a rule".
+    pub(super) fn read_item<'a>(
+        &self,
+        reader: &mut Reader<'a>,
+        subject: &str,
+        item: &'a Item<'a>,
+    ) -> Option<T> {
+        let checker = &mut *reader.checker;
+        let (table, place) = checker.typed::<&DeTable<'_>>(item, subject, T::MUST, T::HELP)?;
+        let mut inner = Reader::of_item(checker, table, place, subject);
+        let keys = T::Keys::read(&mut inner);
+        T::check(&mut inner, keys)
+    }
+}
+
 impl<T: Nested> Rule for TableOf<T> {
     type Value = T;
 

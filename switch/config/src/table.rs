@@ -4,6 +4,7 @@
 //! The comments are what the references and the schema say of the keys.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use serde_json::json;
 
 use super::addresses::{self, Addresses};
 use super::control::ControlList;
+use super::group_rules::{self, GroupRule};
+use super::group_values::{IpVersion, OnePort, Peer, PeerRule, PortRanges, Protocol};
+use super::groups;
 use super::key::{Rule as _, Slot as _, keys};
 use super::limits::*;
 use super::lists::tables;
@@ -22,6 +26,7 @@ use super::mirrors;
 use super::ports::{KindKeys, PortList};
 use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
+use super::sets;
 use super::texts;
 use super::types::*;
 use super::vlan::VlanList;
@@ -39,6 +44,9 @@ keys! {
         metrics: Metrics = section::<Metrics>(), Whole;
         /// Samples of frames and counters for an sFlow collector.
         sflow: Sflow = section::<Sflow>(), Whole;
+        /// The table of connections that security groups track, and after which time without a frame a connection is
+        /// forgotten: "1s" to "168h".
+        connections: Connections = section::<Connections>(), Whole;
         /// The socket that the command line tools talk to.
         control: Control = section::<Control>(), Whole;
         /// The log: its target, format and level.
@@ -54,6 +62,10 @@ keys! {
         fdb: () = tables::<StaticEntry>(), AtOnce;
         /// Copies of passing frames, for a guest that inspects them.
         mirror: () = tables::<Mirror>(), AtOnce;
+        /// Security groups: what guests with them may send and receive.
+        group: () = tables::<Group>(), AtOnce;
+        /// Sets of addresses, for rules of groups.
+        set: () = tables::<Set>(), AtOnce;
     }
 }
 
@@ -123,6 +135,26 @@ keys! {
         /// The ports whose frames are sampled and whose counters are sent, by names and patterns: `*` is any text, `?` any
         /// character.
         ports: Vec<String> = mirrors::patterns().or(vec!["*".to_owned()]), AtOnce;
+    }
+}
+
+keys! {
+    /// The table of connections that security groups track, and when a connection without frames is forgotten; "1s" to "168h".
+    pub struct Connections derive(Copy) = "Connections", in "connections." {
+        /// Maximum number of connections of the switch.
+        max: u32 = whole(CONNECTIONS_MIN..=CONNECTIONS_MAX, "max = 262144").or(CONNECTIONS_DEFAULT), Restart;
+        /// What becomes of connections that the rules no longer allow.
+        on_change: OnChange = word().or(OnChange::Revalidate), AtOnce;
+        /// A TCP connection of which both sides have spoken.
+        tcp_established: Duration = time("1s", "168h", "24h").or_example(), AtOnce;
+        /// A TCP connection that is being opened or closed.
+        tcp_half_open: Duration = time("1s", "168h", "30s").or_example(), AtOnce;
+        /// UDP of which only one side has spoken.
+        udp: Duration = time("1s", "168h", "30s").or_example(), AtOnce;
+        /// UDP of which both sides have spoken.
+        udp_stream: Duration = time("1s", "168h", "180s").or_example(), AtOnce;
+        /// Any other protocol.
+        other: Duration = time("1s", "168h", "60s").or_example(), AtOnce;
     }
 }
 
@@ -233,6 +265,67 @@ keys! {
 }
 
 keys! {
+    /// A security group: what guests with it may send and receive. A guest with several groups may do what any of them allows.
+    pub struct Group = "Group" {
+        /// The group's name.
+        name: String = texts::group_name().required("name = \"web\""), Whole;
+        /// Whether replies to what a rule allows pass without a rule.
+        stateful: bool = flag().or(true), Whole;
+        /// What is allowed; all else is dropped. An empty list allows nothing. Without it: everything out, and in only from the
+        /// group itself.
+        rules: Option<Vec<GroupRule>> = group_rules::rules(GROUP_RULES_MAX).optional(), Whole;
+    }
+}
+
+keys! {
+    /// What a security group allows: what fits all keys of the rule.
+    pub(super) struct RuleKeys = "GroupRule" {
+        /// The direction, as seen from the guest.
+        direction: RuleDirection = word().required("direction = \"in\""), Whole;
+        /// The version of IP, 4 or 6. Without it: both. Protocol "icmp" is of 4, "icmpv6" of 6.
+        ip: Option<u8> = IpVersion.optional(), Whole;
+        /// "tcp", "udp", "sctp", "icmp", "icmpv6", or the number of an IP protocol. Without it: any.
+        protocol: Option<u8> = Protocol.optional(), Whole;
+        /// The destination port of tcp, udp or sctp, or a range such as "8000-8080". Without it: any.
+        port: Option<RangeInclusive<u16>> = OnePort.optional(), Whole;
+        /// Destination ports of tcp, udp or sctp: numbers, and ranges such as "8000-8080", in place of `port`.
+        ports: Option<Vec<RangeInclusive<u16>>> = PortRanges.optional(), Whole;
+        /// The type of messages of icmp or icmpv6. Without it: any.
+        icmp_type: Option<u8> = whole(0..=u8::MAX, "icmp_type = 8, for echo requests of icmp").optional(), Whole;
+        /// Their code. Without it: any.
+        icmp_code: Option<u8> = whole(0..=u8::MAX, "icmp_code = 4").optional(), Whole;
+        /// direction "in": the sources: "any", an address or prefix, a list of them, `{ set = "..." }` or `{ group = "..." }`.
+        /// Without it: any.
+        from: Option<Peer> = PeerRule.optional(), Whole;
+        /// direction "out": the destinations, likewise.
+        to: Option<Peer> = PeerRule.optional(), Whole;
+    }
+}
+
+keys! {
+    /// The other side of a rule, by name; one of the two keys.
+    pub(super) struct PeerKeys = "Peer", extend (json!({"minProperties": 1, "maxProperties": 1})) {
+        /// The addresses of this `[[set]]`.
+        set: Option<String> = texts::set_name().optional(), AtOnce;
+        /// The `addresses.ip` of the ports with this `[[group]]`.
+        group: Option<String> = texts::group_name().optional(), AtOnce;
+    }
+}
+
+keys! {
+    /// A set of addresses, for rules of groups. It has `addresses` or `file`.
+    pub struct Set = "Set", extend (json!({"oneOf": [{"required": ["addresses"]}, {"required": ["file"]}]})) {
+        /// The set's name.
+        name: String = texts::set_name().required("name = \"admins\""), Whole;
+        /// IP addresses and prefixes; the list may be empty.
+        addresses: Option<Vec<IpNet>> = sets::addresses().optional(), Whole;
+        /// A file with an address or prefix on each line, and comments after `#`. Absolute, or relative to the folder of this
+        /// file. It is read at the start and at each reload.
+        file: Option<PathBuf> = texts::set_file().optional(), Whole;
+    }
+}
+
+keys! {
     /// A guest's vhost-user socket.
     pub struct VhostPort = "VhostPort" {
         /// vhost: absolute path of the vhost-user socket.
@@ -253,6 +346,11 @@ keys! {
         offloads: Offloads = table().or_else(Offloads::default()), Reopens;
         /// vhost: a queue of an uplink's interface that is this guest's own.
         direct: Option<Direct> = table().optional(), Reopens;
+        /// vhost: the guest's security groups: what any of them allows may pass. Without it: everything may.
+        groups: Vec<String> = groups::names().or_else(Vec::new()), InPlace;
+        /// vhost: maximum number of connections that are tracked for the guest.
+        connections_max: u32 =
+            whole(1..=PORT_CONNECTIONS_MAX, "connections_max = 65536").or(PORT_CONNECTIONS_DEFAULT), InPlace;
     }
 }
 

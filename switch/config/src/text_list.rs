@@ -19,8 +19,8 @@ pub(super) struct TextList<T> {
     pub must: &'static str,
     /// Most items.
     pub items_max: usize,
-    /// What an empty list means, and what to write instead.
-    pub empty: (&'static str, &'static str),
+    /// If the list may not be empty: what an empty one means, and what to write instead.
+    pub empty: Option<(&'static str, &'static str)>,
     /// What to do about too many.
     pub too_many: &'static str,
     pub help: &'static str,
@@ -37,12 +37,11 @@ impl<T: Clone + 'static> Rule for TextList<T> {
         let (checker, most) = (&mut *reader.checker, self.items_max);
         let must = format!("a list of {}", self.items);
         let (list, span): (&[Item<'_>], _) = checker.value(item, key, &must, self.help)?;
-        if list.is_empty() || list.len() > most {
-            let message = format!("`{key}` must be a list of 1 to {most} {}", self.items);
-            let (label, help) = match list.is_empty() {
-                true => self.empty,
-                false => ("too many", self.too_many),
-            };
+        let too_many = (list.len() > most).then_some(("too many", self.too_many));
+        let empty = self.empty.filter(|_| list.is_empty());
+        if let Some((label, help)) = too_many.or(empty) {
+            let least = i32::from(self.empty.is_some());
+            let message = format!("`{key}` must be a list of {least} to {most} {}", self.items);
             checker.problem(span, message, label, help);
             return None;
         }
@@ -68,9 +67,13 @@ impl<T: Clone + 'static> Rule for TextList<T> {
     }
 
     fn schema(&self, _: &mut Definitions) -> Value {
-        json!({
-            "type": "array", "minItems": 1, "maxItems": self.items_max, "uniqueItems": true,
+        let mut list = json!({
+            "type": "array", "maxItems": self.items_max, "uniqueItems": true,
             "items": {"type": "string", "pattern": self.pattern},
-        })
+        });
+        if self.empty.is_some() {
+            list["minItems"] = json!(1);
+        }
+        list
     }
 }

@@ -80,33 +80,74 @@ fn verbatim(must: &'static str, help: &'static str) -> Text<String> {
     }
 }
 
+/// The pattern of names of ports, groups and sets.
+pub(super) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
+
 /// A port's name.
 pub(super) fn port_name() -> Text<String> {
-    let parse = |name: &str| {
-        let known = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-        let label = if name.is_empty() {
-            "empty"
-        } else if name.len() > PORT_NAME_BYTES_MAX {
-            "too long"
-        } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            "does not begin with a letter or digit"
-        } else if !name.chars().all(known) {
-            "has a character that is none of these"
-        } else {
-            return Ok(name.to_owned());
-        };
-        let message = format!(
-            "a port's name must be 1 to {PORT_NAME_BYTES_MAX} letters, digits, '.', '_' or '-', the first a letter or digit"
-        );
-        let message = Some(message);
-        Err(Refusal { message, label })
-    };
     Text {
-        parse,
-        schema: json!({
-            "maxLength": PORT_NAME_BYTES_MAX, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"
-        }),
-        ..verbatim("a string", "for example: name = \"web-1\"")
+        parse: |name| checked_name("port", name),
+        ..name("for example: name = \"web-1\"")
+    }
+}
+
+/// A security group's name.
+pub(super) fn group_name() -> Text<String> {
+    Text {
+        parse: |name| checked_name("group", name),
+        ..name("for example: name = \"web\"")
+    }
+}
+
+/// The name of a set of addresses.
+pub(super) fn set_name() -> Text<String> {
+    Text {
+        parse: |name| checked_name("set", name),
+        ..name("for example: name = \"admins\"")
+    }
+}
+
+fn name(help: &'static str) -> Text<String> {
+    Text {
+        schema: json!({"maxLength": PORT_NAME_BYTES_MAX, "pattern": NAME_PATTERN}),
+        ..verbatim("a string", help)
+    }
+}
+
+/// The name of a port, a group or a set, or the reason why it cannot be one.
+fn checked_name(what: &str, name: &str) -> Result<String, Refusal> {
+    let Some(label) = wrong_name(name) else {
+        return Ok(name.to_owned());
+    };
+    let message = format!(
+        "a {what}'s name must be 1 to {PORT_NAME_BYTES_MAX} letters, digits, '.', '_' or '-', the first a letter or digit"
+    );
+    let message = Some(message);
+    Err(Refusal { message, label })
+}
+
+/// The reason why a text cannot be a name, if any.
+pub(super) fn wrong_name(name: &str) -> Option<&'static str> {
+    let known = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    if name.is_empty() {
+        Some("empty")
+    } else if name.len() > PORT_NAME_BYTES_MAX {
+        Some("too long")
+    } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        Some("does not begin with a letter or digit")
+    } else if !name.chars().all(known) {
+        Some("has a character that is none of these")
+    } else {
+        None
+    }
+}
+
+/// The path of a set's file, absolute or relative.
+pub(super) fn set_file() -> Text<PathBuf> {
+    Text {
+        must: "the path of a file",
+        help: "for example: file = \"admins.txt\", beside this file".into(),
+        ..folder()
     }
 }
 

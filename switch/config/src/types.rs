@@ -1,14 +1,18 @@
 //! A checked configuration: plain data with all defaults filled in. `table.rs` makes the structs with keys; here are
 //! the types of their fields.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crosspoint_engine::bridge::fdb::Damping;
+use crosspoint_packet::IpNet;
 
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Control, Log, Metrics, Mirror, Port, Sflow, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Connections, Control, Group, Log, Metrics, Mirror, Port, Set, Sflow, StaticEntry, Switch,
+    VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -37,6 +41,14 @@ pub struct Config {
     pub fdb: Vec<StaticEntry>,
     /// Mirrors.
     pub mirrors: Vec<Mirror>,
+    /// The table of connections that security groups track.
+    pub connections: Connections,
+    /// Security groups.
+    pub groups: Vec<Group>,
+    /// Sets of addresses, for rules of groups.
+    pub sets: Vec<Set>,
+    /// The addresses of the sets that have a `file`, sorted, by the set's name.
+    pub set_files: BTreeMap<String, Arc<[IpNet]>>,
     /// The places in the files of cores and ports' workers, for [`Config::resolve_cores`]; by default none.
     pub core_spans: CoreSpans,
 }
@@ -187,6 +199,22 @@ words! {
         Received = "received",
         /// Those for them.
         Sent = "sent",
+    }
+
+    /// The direction of a security group's rule, as seen from the guest.
+    pub enum RuleDirection, or In {
+        /// What is sent to the guest.
+        In = "in",
+        /// What the guest sends.
+        Out = "out",
+    }
+
+    /// What becomes of connections that the rules no longer allow.
+    pub enum OnChange, or Revalidate {
+        /// Their next frame is checked against the new rules, and dropped if these do not allow it.
+        Revalidate = "revalidate",
+        /// They go on until they end.
+        Keep = "keep",
     }
 
     /// Whether streams move to other workers by load.

@@ -90,7 +90,10 @@ impl Config {
     /// The tables of all lists other than `[[port]]`, in TOML.
     pub(super) fn lists_toml(&self) -> impl Iterator<Item = String> {
         let fdb = self.fdb.iter().map(lists::to_toml);
-        fdb.chain(self.mirrors.iter().map(lists::to_toml))
+        let mirrors = self.mirrors.iter().map(lists::to_toml);
+        let groups = self.groups.iter().map(lists::to_toml);
+        let sets = self.sets.iter().map(lists::to_toml);
+        fdb.chain(mirrors).chain(groups).chain(sets)
     }
 
     /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
@@ -101,6 +104,7 @@ impl Config {
             switch,
             metrics,
             sflow,
+            connections,
             control,
             log,
             ports_dir,
@@ -108,6 +112,9 @@ impl Config {
             ports: _,
             fdb: _,
             mirrors: _,
+            groups: _,
+            sets: _,
+            set_files: _,
             core_spans: _,
         } = self;
         let ports_dir = ports_dir.as_ref().map(|folder| folder.to_string_lossy());
@@ -119,6 +126,7 @@ impl Config {
         switch.write(&mut keys);
         metrics.write(&mut keys);
         sflow.write(&mut keys);
+        connections.write(&mut keys);
         control.write(&mut keys);
         log.write(&mut keys);
         keys

@@ -7,6 +7,8 @@ mod arbitrary;
 mod files;
 #[path = "config/folder.rs"]
 mod folder;
+#[path = "config/groups.rs"]
+mod groups;
 #[path = "config/keep.rs"]
 mod keep;
 #[path = "config/load.rs"]

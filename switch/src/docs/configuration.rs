@@ -133,8 +133,8 @@ impl Table<'_> {
             ("port", ..) => "reopens",
             ("", "version", ..) => "",
             (_, _, Some(When::AtOnce), _) => "at once",
-            // A table of a list is applied as the list is.
-            (list, _, None, _) if when(list) == Some(When::AtOnce) => "at once",
+            // A table of a list, and a table in it, is applied as the list is.
+            (path, _, None, _) if when(list_of(path)) == Some(When::AtOnce) => "at once",
             (_, _, Some(When::NeedsRestart), _) => "restart",
             _ => match how(outer) {
                 Some(How::InPlace) => "in place",
@@ -143,6 +143,11 @@ impl Table<'_> {
             },
         }
     }
+}
+
+/// The list at the beginning of a path.
+fn list_of(path: &str) -> &str {
+    path.split('.').next().unwrap_or_default()
 }
 
 fn kind(schema: &Value) -> String {
