@@ -79,18 +79,27 @@ pub(crate) fn answer(command: fn() -> Command) {
 
 /// Completes the name of a port of the running switch. Nothing if there is no switch.
 pub(crate) fn ports() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| candidates(&words()))
+    ArgValueCandidates::new(|| candidates_of(Topic::Ports, &words()))
 }
 
-/// Like [`ports`], for the second value of `show`: only if the first asks about ports.
-pub(crate) fn ports_to_show() -> ArgValueCandidates {
+/// Completes the name of a set of addresses of the running switch.
+pub(crate) fn sets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| candidates_of(Topic::Sets, &words()))
+}
+
+/// Completes the second value of `show`: the name of a port, a group or a set, as the first one asks for it.
+pub(crate) fn names_to_show() -> ArgValueCandidates {
+    const TOPICS: [(&str, Topic); 4] = [
+        ("port", Topic::Ports),
+        ("ports", Topic::Ports),
+        ("rules", Topic::Groups),
+        ("sets", Topic::Sets),
+    ];
     ArgValueCandidates::new(|| {
         let words = words();
-        let asks = words.iter().any(|word| word == "port" || word == "ports");
-        match asks {
-            true => candidates(&words),
-            false => Vec::new(),
-        }
+        let asks = |(name, _): &&(&str, Topic)| words.iter().any(|word| word == name);
+        let topic = TOPICS.iter().find(asks);
+        topic.map_or(Vec::new(), |(_, topic)| candidates_of(*topic, &words))
     })
 }
 
@@ -101,11 +110,12 @@ fn words() -> Vec<OsString> {
         .collect()
 }
 
-fn candidates(words: &[OsString]) -> Vec<CompletionCandidate> {
-    let answer = client::request(&socket(words), &Request::Show(Topic::Ports));
-    let ports = answer.ok().and_then(|answer| answer.as_array().cloned());
-    let name = |port: &Value| port.get("name")?.as_str().map(CompletionCandidate::new);
-    ports.unwrap_or_default().iter().filter_map(name).collect()
+/// The names of the rows of a topic.
+fn candidates_of(topic: Topic, words: &[OsString]) -> Vec<CompletionCandidate> {
+    let answer = client::request(&socket(words), &Request::Show(topic));
+    let rows = answer.ok().and_then(|answer| answer.as_array().cloned());
+    let name = |row: &Value| row.get("name")?.as_str().map(CompletionCandidate::new);
+    rows.unwrap_or_default().iter().filter_map(name).collect()
 }
 
 /// The control socket that the command line names, or else the environment's or the usual one.

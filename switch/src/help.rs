@@ -68,6 +68,8 @@ Examples:
   crosspoint show port web-1 --watch
   crosspoint show fdb 52:54:00 --vlan 100
   crosspoint show fdb --moves --port web-1
+  crosspoint show rules web
+  crosspoint show connections --port web-1 --address 192.0.2.0/24
   crosspoint show drops --watch
   crosspoint show queues --watch 5
   crosspoint show ports --json | jq -r '.[] | select(.state != \"up\") | .name'
@@ -75,6 +77,17 @@ Examples:
 Exit status:
   0  it was shown
   1  there is no answer; the message gives the reason
+  2  the command line is wrong";
+
+pub(crate) const SET: &str = "\
+Examples:
+  crosspoint set add admins 192.0.2.7
+  crosspoint set add blocked 198.51.100.0/24 2001:db8:bad::/48 --keep
+  crosspoint set remove admins 192.0.2.7
+
+Exit status:
+  0  the set is as it should be, whether or not it was so before
+  1  it is not; the message gives the reason
   2  the command line is wrong";
 
 pub(crate) const TOP: &str = "\

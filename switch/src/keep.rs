@@ -13,7 +13,8 @@ use crate::show::printable;
 ///
 /// A port that was changed by a command without --keep is changed in its file, which may be the main file: only the keys
 /// that differ; comments and all other lines stay. A port that was added gets its own file in `ports_dir`, and static
-/// addresses of `crosspoint fdb add` go to the file fdb.toml there; without `ports_dir` both go to the main file. Before
+/// addresses of `crosspoint fdb add` go to the file fdb.toml there; without `ports_dir` both go to the main file. Changes of
+/// sets go to the set's file, or to the main file. Before
 /// anything is written, the new files are read as at a start. The exit status is 1 if anything could not be written: the
 /// answer has the reason, and what to write by hand.
 #[derive(clap::Args)]
@@ -32,7 +33,12 @@ impl Keep {
             return ExitCode::FAILURE;
         };
         control::print(self.json, &value, || render(&answer));
-        match answer.not_kept.is_empty() && answer.not_kept_fdb.is_empty() {
+        let not_kept = [
+            &answer.not_kept,
+            &answer.not_kept_fdb,
+            &answer.not_kept_sets,
+        ];
+        match not_kept.iter().all(|all| all.is_empty()) {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }
@@ -44,13 +50,15 @@ fn render(answer: &KeepAnswer) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let kept = answer.kept.iter().map(|one| ("port", one));
-    for (what, one) in kept.chain(answer.kept_fdb.iter().map(|one| ("fdb", one))) {
+    let kept = kept.chain(answer.kept_fdb.iter().map(|one| ("fdb", one)));
+    for (what, one) in kept.chain(answer.kept_sets.iter().map(|one| ("set", one))) {
         let KeptPort { name, path } = one;
         let path = printable(&path.display().to_string()).to_string();
         let _ = writeln!(text, "kept {what} {}: {path}", printable(name));
     }
     let not_kept = answer.not_kept.iter().map(|one| ("port", one));
-    for (what, one) in not_kept.chain(answer.not_kept_fdb.iter().map(|one| ("fdb", one))) {
+    let not_kept = not_kept.chain(answer.not_kept_fdb.iter().map(|one| ("fdb", one)));
+    for (what, one) in not_kept.chain(answer.not_kept_sets.iter().map(|one| ("set", one))) {
         text.push_str(&not_kept_text(what, one));
     }
     if text.is_empty() {
@@ -89,6 +97,8 @@ mod tests {
                 path: "/etc/crosspoint/ports.d/fdb.toml".into(),
             }],
             not_kept_fdb: Vec::new(),
+            kept_sets: Vec::new(),
+            not_kept_sets: Vec::new(),
             not_kept: vec![NotKept {
                 name: "up0".to_owned(),
                 error: "cannot write /etc/crosspoint/crosspoint.toml".to_owned(),

@@ -18,6 +18,7 @@ mod port;
 mod reload;
 mod report;
 mod run;
+mod set;
 pub mod show;
 mod top;
 mod trace;

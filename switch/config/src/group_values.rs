@@ -30,7 +30,7 @@ const PROTOCOLS: [(&str, u8); 5] = [
 ];
 
 /// The other side of a rule: the sources of what comes in, or the destinations of what goes out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// Any address.
     #[default]

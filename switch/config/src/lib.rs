@@ -63,7 +63,7 @@ pub use error::{ConfigError, Problem};
 pub use files::read_named;
 pub use group_rules::GroupRule;
 pub use group_values::{Peer, protocol_text};
-pub use keep::{FileChanges, KeepError, PreparedChanges};
+pub use keep::{FileChanges, KeepError, PreparedChanges, write_set};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{

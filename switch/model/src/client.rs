@@ -214,6 +214,8 @@ impl Open {
                 | Request::FdbFlush(_)
                 | Request::FdbAdd(_)
                 | Request::FdbRemove(_)
+                | Request::SetAdd(_)
+                | Request::SetRemove(_)
         );
         let time_max = if is_change { CHANGE_TIME_MAX } else { TIME_MAX };
         self.daemon.get_ref().set_read_timeout(Some(time_max))?;

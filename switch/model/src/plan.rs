@@ -77,6 +77,12 @@ pub struct KeepAnswer {
     /// Static addresses that have not, with a table `[[fdb]]` for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_kept_fdb: Vec<NotKept>,
+    /// Sets whose changes by commands have been written to their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_sets: Vec<KeptPort>,
+    /// Sets whose changes have not, with a line for each address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept_sets: Vec<NotKept>,
 }
 
 /// A port or static address that was written.

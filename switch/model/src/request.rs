@@ -70,6 +70,53 @@ pub enum Request {
     FdbAdd(FdbAdd),
     /// `{"fdb_remove":{"mac":"52:54:00:00:00:01"}}`: takes a static address off its port.
     FdbRemove(FdbRemove),
+    /// `{"connections":{"port":"web-1","limit":100}}`: tracked connections, as
+    /// [`ConnectionTable`](crosspoint_model::rows::ConnectionTable); every key may be left out.
+    Connections(ConnectionsWanted),
+    /// `{"set_add":{"set":"admins","addresses":["192.0.2.1"]}}`: adds addresses to a set, and perhaps `"keep":true`.
+    SetAdd(SetChange),
+    /// `{"set_remove":{"set":"admins","addresses":["192.0.2.1"]}}`: removes addresses from a set, likewise.
+    SetRemove(SetChange),
+}
+
+/// Which connections to show: those that all given keys name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionsWanted {
+    /// The port's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// An address or prefix, at either end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The most to show; absent: [`CONNECTIONS_SHOWN`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// How many connections are shown if the request has no limit.
+pub const CONNECTIONS_SHOWN: usize = 1000;
+
+/// A change of a set of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetChange {
+    /// The set's name.
+    pub set: String,
+    /// Addresses and prefixes.
+    pub addresses: Vec<String>,
+    /// Whether to write them to the set's file, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+}
+
+/// What a change of a set has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAnswer {
+    /// How many addresses were added or removed. Those that the set had already, or had not, are not counted.
+    pub changed: usize,
+    /// How many addresses the set has now.
+    pub addresses: usize,
 }
 
 /// Which learned addresses to forget: those that all given keys name.

@@ -4,6 +4,7 @@ use crosspoint_packet::DropReason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod groups;
 mod port;
 mod queue;
 pub mod senders;
@@ -12,6 +13,7 @@ mod slo;
 mod switch;
 mod worker;
 
+pub use groups::{ConnectionRow, ConnectionTable, GroupRow, GroupTables, RuleRow, SetRow};
 pub use port::{GuestRow, PortDetail, PortRow, guests, port, port_detail, ports};
 pub use queue::{LatencyRow, QueueRow, XdpRow, latency, latency_of, queue, queues, xdp};
 pub use slo::SloRow;

@@ -4,7 +4,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use crate::rows::{
-    DropRow, Fdb, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+    ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow,
+    RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
 };
 use crate::status::{MirrorStatus, SflowStatus};
 
@@ -36,6 +37,14 @@ struct Topics {
     xdp: Vec<XdpRow>,
     /// `show mirrors`, in the order of the configuration
     mirrors: Vec<MirrorStatus>,
+    /// `show groups`, in the order of the configuration
+    groups: Vec<GroupRow>,
+    /// `show rules`, by group
+    rules: Vec<RuleRow>,
+    /// `show sets`, in the order of the configuration
+    sets: Vec<SetRow>,
+    /// `show connections`
+    connections: ConnectionTable,
     /// `show sflow`
     sflow: SflowStatus,
     /// `show port NAME`

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod device;
+mod groups;
 mod mirror;
 mod port;
 mod queue;
@@ -13,6 +14,7 @@ mod worker;
 mod xdp;
 
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
+pub use groups::{ConnectionsStatus, PortConnections};
 pub use mirror::MirrorStatus;
 pub use port::{
     LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,
@@ -45,6 +47,9 @@ pub struct Status {
     /// Mirrors, in the order of the configuration.
     #[serde(default)]
     pub mirrors: Vec<MirrorStatus>,
+    /// The table of connections; absent if no port has had security groups.
+    #[serde(default)]
+    pub connections: Option<ConnectionsStatus>,
 }
 
 /// State of the configuration's last reload.

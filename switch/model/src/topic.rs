@@ -14,6 +14,10 @@
 //! | `guests` | array of [`GuestRow`](crate::rows::GuestRow), in the order of the configuration |
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
 //! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
+//! | `groups` | array of [`GroupRow`](crate::rows::GroupRow), in the order of the configuration |
+//! | `rules` | array of [`RuleRow`](crate::rows::RuleRow), by group |
+//! | `sets` | array of [`SetRow`](crate::rows::SetRow), in the order of the configuration |
+//! | `connections` | one [`ConnectionTable`](crate::rows::ConnectionTable) |
 //! | `sflow` | one [`SflowStatus`](crate::status::SflowStatus) |
 //! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
 //!
@@ -52,13 +56,21 @@ pub enum Topic {
     Xdp,
     /// Mirrors.
     Mirrors,
+    /// Security groups.
+    Groups,
+    /// Their rules.
+    Rules,
+    /// Sets of addresses.
+    Sets,
+    /// Connections of ports with security groups.
+    Connections,
     /// The export to an sFlow collector.
     Sflow,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 11] = [
+    pub const ALL: [Topic; 15] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -69,6 +81,10 @@ impl Topic {
         Topic::Guests,
         Topic::Xdp,
         Topic::Mirrors,
+        Topic::Groups,
+        Topic::Rules,
+        Topic::Sets,
+        Topic::Connections,
         Topic::Sflow,
     ];
 
@@ -85,6 +101,10 @@ impl Topic {
             Topic::Guests => "guests",
             Topic::Xdp => "xdp",
             Topic::Mirrors => "mirrors",
+            Topic::Groups => "groups",
+            Topic::Rules => "rules",
+            Topic::Sets => "sets",
+            Topic::Connections => "connections",
             Topic::Sflow => "sflow",
         }
     }
@@ -102,6 +122,12 @@ impl Topic {
             Topic::Guests => "guests' devices and front ends",
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
+            Topic::Groups => "security groups, and the ports that have them",
+            Topic::Rules => {
+                "the rules of security groups, and how often each has allowed something"
+            }
+            Topic::Sets => "sets of addresses",
+            Topic::Connections => "the connections of guests with security groups",
             Topic::Sflow => "what is sent to the sFlow collector",
         }
     }

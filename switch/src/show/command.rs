@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use crosspoint_model::client::{Client, ClientError};
-use crosspoint_model::request::Request;
+use crosspoint_model::request::{ConnectionsWanted, Request};
 use crosspoint_model::topic::Topic;
 use miette::Diagnostic;
 use serde_json::Value;
 
-use crate::completions::{ports, ports_to_show};
+use crate::completions::{names_to_show, ports};
 use crate::show::format::time_of_day;
 use crate::show::{Choice, FdbChoice, Misshapen, SortBy, Watch, part_of_mac};
 use crate::{control, help, show};
@@ -28,8 +28,9 @@ pub(crate) struct Show {
     #[arg(value_name = "TOPIC")]
     what: Subject,
     /// With `port`: the port's name; with `ports`: a pattern of names, such as 'web-*'; with `fdb`: an address or a part of
-    /// one. The other topics, such as `workers`, take no name and no number
-    #[arg(required_if_eq("what", "port"), add = ports_to_show())]
+    /// one; with `rules`: a group's name; with `sets`: a set's name, whose addresses are listed. The other topics, such as
+    /// `workers`, take no name and no number
+    #[arg(required_if_eq("what", "port"), add = names_to_show())]
     name: Option<String>,
     /// With `ports`: the column to sort by; numbers have the largest first
     #[arg(long, value_name = "COLUMN", ignore_case = true)]
@@ -37,12 +38,18 @@ pub(crate) struct Show {
     /// With `ports`: remarks about each port below its line: why it is not up, its settings and properties
     #[arg(long)]
     detail: bool,
-    /// With `fdb`: only addresses on this port
+    /// With `fdb`: only addresses on this port; with `connections`: only those of this port
     #[arg(long, value_name = "PORT", add = ports())]
     port: Option<String>,
     /// With `fdb`: only addresses in this VLAN; 0 for none
     #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
     vlan: Option<u16>,
+    /// With `connections`: only those with this address, or one of this prefix, at either end
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    /// With `connections`: the most to show; without it 1000
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<usize>,
     /// Print JSON, whose keys are stable; with --watch, a line for each refresh
     #[arg(long)]
     json: bool,
@@ -125,13 +132,10 @@ impl Show {
     /// Whether the options go with the topic.
     fn check(&self) -> Result<(), Misuse> {
         let misuse = |error: String, help: String| Err(Misuse { error, help });
-        let (is_ports, is_fdb) = match self.what {
-            Subject::Topic(topic) => (topic == Topic::Ports, topic == Topic::Fdb),
-            Subject::Port | Subject::Config => (false, false),
-        };
-        if let (Subject::Topic(topic), Some(name), false) =
-            (self.what, &self.name, is_ports || is_fdb)
-        {
+        let is = |topic: Topic| self.what == Subject::Topic(topic);
+        let (is_ports, is_fdb) = (is(Topic::Ports), is(Topic::Fdb));
+        let has_names = is_ports || is_fdb || is(Topic::Rules) || is(Topic::Sets);
+        if let (Subject::Topic(topic), Some(name), false) = (self.what, &self.name, has_names) {
             return misuse(
                 format!("`show {topic}` takes no name and no number"),
                 format!("show port {name}"),
@@ -145,8 +149,12 @@ impl Show {
         }
         let of_fdb = [
             (self.moves, "--moves"),
-            (self.port.is_some(), "--port"),
+            (self.port.is_some() && !is(Topic::Connections), "--port"),
             (self.vlan.is_some(), "--vlan"),
+        ];
+        let of_connections = [
+            (self.address.is_some(), "--address"),
+            (self.limit.is_some(), "--limit"),
         ];
         let of_ports = [(self.sort.is_some(), "--sort"), (self.detail, "--detail")];
         let of_fdb = of_fdb
@@ -155,7 +163,11 @@ impl Show {
         let of_ports = of_ports
             .into_iter()
             .map(|(is, name)| (is && !is_ports, name, "ports"));
-        let wrong = of_fdb.chain(of_ports).find(|(is_wrong, ..)| *is_wrong);
+        let of_connections = of_connections
+            .into_iter()
+            .map(|(given, name)| (given && !is(Topic::Connections), name, "connections"));
+        let all = of_fdb.chain(of_ports).chain(of_connections);
+        let wrong = all.into_iter().find(|(is_wrong, ..)| *is_wrong);
         if let Some((_, option, topic)) = wrong {
             return misuse(
                 format!("{option} goes with `show {topic}`"),
@@ -206,12 +218,38 @@ impl Show {
                 }
                 value
             }
+            Subject::Topic(Topic::Rules) => self.named(value, "group"),
+            Subject::Topic(Topic::Sets) => self.named(value, "name"),
+            Subject::Topic(Topic::Connections) => {
+                let is_empty = value.get("connections").is_none_or(is_empty);
+                // The answer for an unknown port is an error that names the ports.
+                if let Some(port) = self.port.as_ref().filter(|_| is_empty) {
+                    let _: Value = client.request(&Request::Port(port.clone()))?;
+                }
+                value
+            }
             _ => value,
         })
     }
 
+    /// Keeps the rows whose `key` is the name of the command line, if it has one.
+    fn named(&self, value: Value, key: &str) -> Value {
+        match (value, &self.name) {
+            (Value::Array(rows), Some(name)) => {
+                let is_it = |row: &Value| row.get(key).and_then(Value::as_str) == Some(name);
+                rows.into_iter().filter(is_it).collect()
+            }
+            (value, _) => value,
+        }
+    }
+
     fn request(&self) -> Request {
         match self.what {
+            Subject::Topic(Topic::Connections) => Request::Connections(ConnectionsWanted {
+                port: self.port.clone(),
+                address: self.address.clone(),
+                limit: self.limit,
+            }),
             Subject::Topic(topic) => Request::Show(topic),
             Subject::Port => Request::Port(self.name.clone().unwrap_or_default()),
             Subject::Config => Request::Config {},
@@ -235,6 +273,13 @@ impl Show {
             Subject::Topic(Topic::Ports) if self.name.is_some() && is_empty(value) => {
                 Ok("No port has such a name.\n".to_owned())
             }
+            Subject::Topic(Topic::Rules) if self.name.is_some() && is_empty(value) => {
+                Ok("No group with rules has such a name.\n".to_owned())
+            }
+            Subject::Topic(Topic::Sets) if self.name.is_some() && is_empty(value) => {
+                Ok("No set has such a name.\n".to_owned())
+            }
+            Subject::Topic(Topic::Sets) if self.name.is_some() => show::render_set(value),
             Subject::Topic(Topic::Ports) => show::render_ports(value, self.detail),
             Subject::Topic(topic) => show::render(topic, value),
             Subject::Port => show::render_port(value),

@@ -11,9 +11,9 @@ use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
 use super::sflow::sflow;
 use super::table::Align::{Left, Right};
 use super::table::{Table, paragraph, printable};
-use super::{render_mirrors, slo, vlan};
+use super::{render_groups, render_mirrors, slo, vlan};
 use crosspoint_model::rows::{
-    Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+    ConnectionTable, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
 use crosspoint_model::topic::Topic;
 
@@ -42,6 +42,12 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
         Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
         Topic::Mirrors => Vec::deserialize(value).map(|rows| render_mirrors::mirrors(&rows)),
+        Topic::Groups => Vec::deserialize(value).map(|rows| render_groups::groups(&rows)),
+        Topic::Rules => Vec::deserialize(value).map(|rows| render_groups::rules(&rows)),
+        Topic::Sets => Vec::deserialize(value).map(|rows| render_groups::sets(&rows)),
+        Topic::Connections => {
+            ConnectionTable::deserialize(value).map(|table| render_groups::connections(&table))
+        }
         Topic::Sflow => SflowStatus::deserialize(value).map(|status| sflow(&status)),
     };
     let topic = topic.name();
@@ -430,6 +436,13 @@ fn switch(row: &SwitchRow) -> String {
             row.fdb_entries, row.fdb_capacity
         ),
     );
+    if let Some(of) = row.connections {
+        let memory = memory_about(of.bytes as u64);
+        add(
+            "connections",
+            format!("{} of {}; {memory} of memory", of.used, of.capacity),
+        );
+    }
     add(
         "rx",
         format!(

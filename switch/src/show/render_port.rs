@@ -47,6 +47,21 @@ fn summary(detail: &PortDetail) -> String {
     let mut table = Table::new([("PORT", Left), (name.as_str(), Left)]);
     let mut add = |key: &str, value: String| table.add([key.to_owned(), value]);
     add("kind", port.kind.clone());
+    if !port.groups.is_empty() {
+        add("groups", port.groups.join(", "));
+    }
+    if let Some(of) = port.connections {
+        let counts = format!(
+            "{} of {}, {} half-open",
+            of.connections, of.max, of.half_open
+        );
+        let since = format!(
+            "{} since the start, {} refused",
+            count(of.created),
+            count(of.refused)
+        );
+        add("connections", format!("{counts}; {since}"));
+    }
     let why = Some(&port.detail).filter(|detail| !detail.is_empty());
     let why = why.map_or(String::new(), |detail| format!(": {detail}"));
     add(

@@ -68,6 +68,10 @@ impl Watch {
             | Topic::Guests
             | Topic::Xdp
             | Topic::Mirrors
+            | Topic::Groups
+            | Topic::Rules
+            | Topic::Sets
+            | Topic::Connections
             | Topic::Sflow => String::new(),
         };
         self.before = Some(now);

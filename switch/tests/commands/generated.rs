@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use crosspoint_config::limits::*;
 use crosspoint_config::{
-    Access, Addresses, Admin, Balance, Config, Control, Cores, Direct, HugePages, LoopAction,
-    LoopProtect, Metrics, Mirror, MirrorDirection, Offloads, Poll, Port, PortKind, Queues, Role,
-    Rss, Slo, StaticEntry, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Access, Addresses, Admin, Balance, Config, Control, Cores, Direct, Group, GroupRule, HugePages,
+    LoopAction, LoopProtect, Metrics, Mirror, MirrorDirection, Offloads, Peer, Poll, Port,
+    PortKind, Queues, Role, Rss, RuleDirection, Set, Slo, StaticEntry, Switch, Tso, VhostPort,
+    Vlan, Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
@@ -318,6 +319,54 @@ fn mirrors(ports: &[Port], chosen: u64) -> Vec<Mirror> {
     mirror.into_iter().collect()
 }
 
+/// Two groups, whose rules name each other and a set.
+fn groups(chosen: u64) -> (Vec<Group>, Vec<Set>) {
+    if chosen & 32 == 0 {
+        return (Vec::new(), Vec::new());
+    }
+    let rule = GroupRule {
+        protocol: Some(6),
+        ports: vec![80..=80, 8000..=8080],
+        ..GroupRule::all(RuleDirection::In, Peer::Set("admins".to_owned()))
+    };
+    let ping = GroupRule {
+        ip: Some(4),
+        protocol: Some(1),
+        icmp: Some((8, (chosen & 64 != 0).then_some(0))),
+        ..GroupRule::all(RuleDirection::Out, Peer::Group("db".to_owned()))
+    };
+    let group = |name: &str, rules| Group {
+        name: name.to_owned(),
+        stateful: chosen & 128 == 0,
+        rules,
+    };
+    let web = group("web", Some(vec![rule, ping]));
+    let db = group("db", (chosen & 256 != 0).then(Vec::new));
+    let address = "192.0.2.0/24".parse().expect("a prefix");
+    let set = Set {
+        name: "admins".to_owned(),
+        addresses: Some(vec![address]),
+        file: None,
+    };
+    (vec![web, db], vec![set])
+}
+
+/// Gives some guests groups.
+fn with_groups(mut config: Config, chosen: u64) -> Config {
+    (config.groups, config.sets) = groups(chosen);
+    for (number, port) in config.ports.iter_mut().enumerate() {
+        if let (PortKind::Vhost(guest), false) = (&mut port.kind, config.groups.is_empty()) {
+            let names = [("web", 0), ("db", 1)].map(|(name, bit)| {
+                let is_chosen = chosen >> (9 + (number * 2 + bit) % 20) & 1 == 1;
+                is_chosen.then(|| name.to_owned())
+            });
+            guest.groups = names.into_iter().flatten().collect();
+            guest.connections_max = 1 + (chosen >> 44) as u32 % 1_048_576;
+        }
+    }
+    config
+}
+
 /// Complete configurations, as [`Config::parse`] could return them.
 pub fn config() -> impl Strategy<Value = Config> {
     let switch = (
@@ -345,19 +394,22 @@ pub fn config() -> impl Strategy<Value = Config> {
         any::<u64>(),
     )
         .prop_map(
-            |((workers, switch, listen), (socket, ports_dir, watch), ports, chosen)| Config {
-                workers,
-                switch,
-                metrics: Metrics { listen },
-                control: Control {
-                    socket: socket.into(),
-                },
-                watch_ports: watch && ports_dir.is_some(),
-                ports_dir: ports_dir.map(Into::into),
-                fdb: statics(&ports, chosen),
-                mirrors: mirrors(&ports, chosen),
-                ports,
-                ..Config::default()
+            |((workers, switch, listen), (socket, ports_dir, watch), ports, chosen)| {
+                let config = Config {
+                    workers,
+                    switch,
+                    metrics: Metrics { listen },
+                    control: Control {
+                        socket: socket.into(),
+                    },
+                    watch_ports: watch && ports_dir.is_some(),
+                    ports_dir: ports_dir.map(Into::into),
+                    fdb: statics(&ports, chosen),
+                    mirrors: mirrors(&ports, chosen),
+                    ports,
+                    ..Config::default()
+                };
+                with_groups(config, chosen)
             },
         )
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crosspoint::plan;
 use crosspoint_config as config;
 use crosspoint_config::plan::{How, Plan, how, when};
-use crosspoint_config::{Config, Mirror, Port, StaticEntry};
+use crosspoint_config::{Config, Group, Mirror, Port, Set, StaticEntry};
 use crosspoint_daemon::reconcile::guests;
 use crosspoint_model::plan::PlanAnswer;
 use crosspoint_model::status::{DeviceStatus, PortStatus, VringStatus};
@@ -41,6 +41,8 @@ fn to_toml(config: &Config) -> String {
     text.extend(config.ports.iter().map(Port::to_toml));
     text.extend(config.fdb.iter().map(StaticEntry::to_toml));
     text.extend(config.mirrors.iter().map(Mirror::to_toml));
+    text.extend(config.groups.iter().map(Group::to_toml));
+    text.extend(config.sets.iter().map(Set::to_toml));
     text
 }
 
@@ -55,7 +57,11 @@ fn tables(config: &Config) -> BTreeMap<(&'static str, String), Map<String, Value
     let fdb = fdb.map(|entry| table("fdb", entry.name(), entry.to_toml()));
     let mirrors = config.mirrors.iter();
     let mirrors = mirrors.map(|one| table("mirror", one.name.clone(), one.to_toml()));
-    fdb.chain(mirrors).collect()
+    let groups = config.groups.iter();
+    let groups = groups.map(|one| table("group", one.name.clone(), one.to_toml()));
+    let sets = config.sets.iter();
+    let sets = sets.map(|one| table("set", one.name.clone(), one.to_toml()));
+    fdb.chain(mirrors).chain(groups).chain(sets).collect()
 }
 
 fn schema_keys(pointer: &str) -> BTreeSet<String> {

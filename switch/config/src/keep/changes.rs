@@ -261,6 +261,36 @@ impl<'a> FileChanges<'a> {
         }
     }
 
+    /// What the files have to say in the end.
+    pub(super) fn wanted(&self) -> &Config {
+        &self.wanted
+    }
+
+    /// Replaces what the files have to say in the end.
+    pub(super) fn want(&mut self, wanted: Config) {
+        self.wanted = wanted;
+    }
+
+    /// Changes the table of this name in a list.
+    pub(super) fn change_named(
+        &mut self,
+        list: &'static str,
+        name: &str,
+        change: impl FnOnce(&str, usize) -> Option<String>,
+    ) -> Result<PathBuf, KeepError> {
+        let is_it =
+            |table: &toml::Table| table.get("name").and_then(toml::Value::as_str) == Some(name);
+        let place = self.tables(list).find(|(_, table)| is_it(table));
+        let what = format!("{list} {name:?}");
+        match place {
+            Some(((file, index), _)) => self.change(file, what, |text| change(text, index)),
+            None => {
+                let path = self.main.to_owned();
+                Err(KeepError::NotAlone { name: what, path })
+            }
+        }
+    }
+
     fn port_place(&self, name: &str) -> Option<Place> {
         let is_it =
             |table: &toml::Table| table.get("name").and_then(toml::Value::as_str) == Some(name);

@@ -5,6 +5,7 @@
 
 mod changes;
 mod replace;
+mod sets;
 mod text;
 
 use std::io;
@@ -14,6 +15,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 pub use changes::{FileChanges, PreparedChanges};
+pub use sets::write_set;
 
 /// Why the files cannot be changed.
 #[derive(Debug, Error, Diagnostic)]

@@ -39,7 +39,7 @@ macro_rules! mistakes {
     ($($case:ident: $text:expr;)*) => {$(
         #[test]
         fn $case() {
-            snapshot(stringify!($case), &error(&$text));
+            snapshot(stringify!($case), &error(AsRef::<str>::as_ref(&$text)));
         }
     )*};
 }
@@ -64,12 +64,12 @@ mistakes! {
     group_rule_with_wrong_addresses: group("{ direction = \"in\", from = \"anyone\" }, { direction = \"in\", from = [\"192.0.2.1/24\"] }, { direction = \"in\", from = [] }, { direction = \"in\", from = 5 }");
     group_rule_of_a_set_and_a_group: group("{ direction = \"in\", from = { set = \"a\", group = \"web\" } }, { direction = \"in\", from = {} }");
     group_rule_with_an_unknown_key: group("{ direction = \"in\", protcol = \"tcp\" }");
-    set_with_neither: "[[set]]\nname = \"admins\"\n".to_owned();
-    set_with_both: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1\"]\nfile = \"/nowhere/admins.txt\"\n".to_owned();
-    set_with_a_missing_file: "[[set]]\nname = \"admins\"\nfile = \"/nowhere/admins.txt\"\n".to_owned();
-    set_with_a_wrong_address: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1/33\"]\n".to_owned();
-    set_twice: "[[set]]\nname = \"admins\"\naddresses = []\n[[set]]\nname = \"admins\"\naddresses = []\n".to_owned();
-    connections_out_of_range: "[connections]\nmax = 10\nudp = \"0s\"\non_change = \"drop\"\n".to_owned();
+    set_with_neither: "[[set]]\nname = \"admins\"\n";
+    set_with_both: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1\"]\nfile = \"/nowhere/admins.txt\"\n";
+    set_with_a_missing_file: "[[set]]\nname = \"admins\"\nfile = \"/nowhere/admins.txt\"\n";
+    set_with_a_wrong_address: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1/33\"]\n";
+    set_twice: "[[set]]\nname = \"admins\"\naddresses = []\n[[set]]\nname = \"admins\"\naddresses = []\n";
+    connections_out_of_range: "[connections]\nmax = 10\nudp = \"0s\"\non_change = \"drop\"\n";
     connections_of_a_port_out_of_range: format!("{GUEST}connections_max = 0\n{GROUP}");
 }
 
@@ -286,4 +286,39 @@ fn a_changed_rule_is_a_change_of_its_group() {
         group.to_toml(),
         "[[group]]\nname = \"web\"\nstateful = true\nrules = [\n    { direction = \"out\" },\n    { direction = \"in\", protocol = 47 },\n]\n"
     );
+}
+
+#[test]
+fn a_kept_change_of_a_set_is_in_its_own_file_or_in_the_main_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (main, file) = (
+        folder.path().join("switch.toml"),
+        folder.path().join("blocked.txt"),
+    );
+    let text = "version = 1\n\n# Who may log in.\n[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1\"] # office\n\n[[set]]\nname = \"blocked\"\nfile = \"blocked.txt\"\n";
+    std::fs::write(&main, text).expect("a file");
+    std::fs::write(&file, "# by hand\n198.51.100.1\n").expect("a file");
+    let running = Config::load(&main).expect("fine");
+    let net = |text: &str| crosspoint_config::parse_address(text).expect("an address");
+    let write = |set: usize, text: &str, is_added| {
+        let set = &running.sets[set];
+        crosspoint_config::write_set(&main, &running, set, &[net(text)], is_added)
+            .unwrap_or_else(|why| panic!("{why}"))
+    };
+    assert_eq!(write(0, "2001:db8::/32", true), main);
+    assert_eq!(write(1, "198.51.100.1", false), file);
+    let text = std::fs::read_to_string(&main).expect("a file");
+    assert!(
+        text.contains("# Who may log in.\n[[set]]\nname = \"admins\"\n"),
+        "{text}"
+    );
+    let now = Config::load(&main).expect("fine");
+    let shown = |set: usize| {
+        let all = now.set_addresses(&now.sets[set]).iter();
+        Vec::from_iter(all.map(crosspoint_config::prefix_text))
+    };
+    assert_eq!(shown(0), ["192.0.2.1", "2001:db8::/32"]);
+    assert!(shown(1).is_empty());
+    let text = std::fs::read_to_string(&file).expect("a file");
+    assert_eq!(text, "# by hand\n");
 }

@@ -10,12 +10,15 @@
 //! {"fdb_flush":{"port":"web-1"}}                   keys: mac, port, vlan; none: all learned addresses
 //! {"fdb_add":{"mac":"52:54:00:00:00:01","port":"web-1","vlan":100}}
 //! {"fdb_remove":{"mac":"52:54:00:00:00:01"}}       and perhaps the vlan
+//! {"set_add":{"set":"admins","addresses":["192.0.2.1"]}}
+//! {"set_remove":{"set":"admins","addresses":["192.0.2.1"]}}
 //! ```
 //!
 //! The answer's `ok` is a [`PlanAnswer`](crosspoint_model::plan::PlanAnswer) of `plan`, and a
 //! [`ReloadAnswer`](crosspoint_model::plan::ReloadAnswer) of the others; of `keep`, a
 //! [`KeepAnswer`](crosspoint_model::plan::KeepAnswer), and of those about the forwarding database, a
-//! [`FdbAnswer`](crosspoint_model::request::FdbAnswer). A refusal has `error`, `help` and perhaps a `report`: which
+//! [`FdbAnswer`](crosspoint_model::request::FdbAnswer), of those about sets a
+//! [`SetAnswer`](crosspoint_model::request::SetAnswer). A refusal has `error`, `help` and perhaps a `report`: which
 //! lines of a configuration are wrong and why, as text for a person.
 //!
 //! Only root and the daemon's user may send these. They run one at a time; each waits for the one before it, up to
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crosspoint_model::request::{
-    ChangeError, FdbAdd, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+    ChangeError, FdbAdd, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet, SetChange,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -50,6 +53,8 @@ pub(super) enum Change {
     FdbFlush(FdbFlush),
     FdbAdd(FdbAdd),
     FdbRemove(FdbRemove),
+    SetAdd(SetChange),
+    SetRemove(SetChange),
 }
 
 impl Change {
@@ -68,6 +73,8 @@ impl Change {
             Change::FdbFlush(flush) => ("fdb flush", flush.port.as_deref().unwrap_or_default()),
             Change::FdbAdd(add) => ("fdb add", &add.port),
             Change::FdbRemove(_) => ("fdb remove", ""),
+            Change::SetAdd(_) => ("set add", ""),
+            Change::SetRemove(_) => ("set remove", ""),
         }
     }
 
@@ -83,6 +90,8 @@ impl Change {
             Change::FdbFlush(flush) => return source.fdb_flush(flush).map(value_of),
             Change::FdbAdd(add) => return source.fdb_add(add).map(value_of),
             Change::FdbRemove(remove) => return source.fdb_remove(remove).map(value_of),
+            Change::SetAdd(change) => return source.set_add(change).map(value_of),
+            Change::SetRemove(change) => return source.set_remove(change).map(value_of),
         };
         reloaded.map(value_of)
     }

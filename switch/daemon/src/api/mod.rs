@@ -11,8 +11,8 @@
 //!
 //! `{"port":"web-1"}` asks for everything known about one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` makes
 //! worker 1 poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`, `{"reload":{}}`,
-//! `{"port_add":{...}}`, `{"port_set":{...}}`, `{"port_remove":"web-1"}`, `{"fdb_flush":{...}}`, `{"fdb_add":{...}}` and
-//! `{"fdb_remove":{...}}` change the switch, or ask what would change: see
+//! `{"port_add":{...}}`, `{"port_set":{...}}`, `{"port_remove":"web-1"}`, `{"fdb_flush":{...}}`, `{"fdb_add":{...}}`,
+//! `{"fdb_remove":{...}}`, `{"set_add":{...}}` and `{"set_remove":{...}}` change the switch, or ask what would change: see
 //! [`PortAdd`] and its neighbours, and [`plan`](crosspoint_model::plan) for the answers. `{"health":{}}` asks whether the switch works
 //! and is ready; the answer is a [`Health`], and never takes long. `{"snapshot":{}}` asks for all counters and histograms at
 //! one moment, for `top`; its keys may change with every version. `{"config":{}}` asks for the running configuration as a
@@ -42,9 +42,10 @@ pub use change::TURN_TIME_MAX;
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
 use crosspoint_model::request::{
-    ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+    ChangeError, ConnectionsWanted, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove,
+    PortSet, SetAnswer, SetChange,
 };
-use crosspoint_model::rows::PortRow;
+use crosspoint_model::rows::{ConnectionTable, GroupTables, PortRow};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
@@ -93,6 +94,19 @@ pub trait Source: Send + Sync + 'static {
     /// Addresses that have recently moved between ports, most moves first.
     fn movers(&self) -> Vec<FdbMover> {
         Vec::new()
+    }
+    /// Security groups, their rules, and sets of addresses.
+    fn group_tables(&self) -> GroupTables {
+        GroupTables::default()
+    }
+    /// Connections of ports with security groups.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be understood.
+    fn connections(&self, wanted: &ConnectionsWanted) -> Result<ConnectionTable, ChangeError> {
+        let _ = wanted;
+        Ok(ConnectionTable::default())
     }
     /// The export to an sFlow collector.
     fn sflow(&self) -> SflowStatus {
@@ -144,6 +158,16 @@ pub trait Source: Send + Sync + 'static {
     /// Takes a static address off its port.
     fn fdb_remove(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
         let _ = remove;
+        Err(ChangeError::unchangeable())
+    }
+    /// Adds addresses to a set.
+    fn set_add(&self, change: &SetChange) -> Result<SetAnswer, ChangeError> {
+        let _ = change;
+        Err(ChangeError::unchangeable())
+    }
+    /// Removes addresses from a set.
+    fn set_remove(&self, change: &SetChange) -> Result<SetAnswer, ChangeError> {
+        let _ = change;
         Err(ChangeError::unchangeable())
     }
     /// Sets some keys of a port.

@@ -281,6 +281,13 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
             };
             return look(asked, write).await;
         }
+        Ok(Request::Connections(wanted)) => {
+            let write = move |source: &dyn Source| match source.connections(&wanted) {
+                Ok(ok) => line_of(&Answer { ok }),
+                Err(refused) => line_of(&refused),
+            };
+            return look(asked, write).await;
+        }
         Ok(Request::Snapshot {}) => {
             let write = |source: &dyn Source| {
                 line_of(&Answer {
@@ -311,6 +318,8 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
         Ok(Request::FdbFlush(flush)) => change::answer(Change::FdbFlush(flush), asked).await,
         Ok(Request::FdbAdd(add)) => change::answer(Change::FdbAdd(add), asked).await,
         Ok(Request::FdbRemove(remove)) => change::answer(Change::FdbRemove(remove), asked).await,
+        Ok(Request::SetAdd(change)) => change::answer(Change::SetAdd(change), asked).await,
+        Ok(Request::SetRemove(change)) => change::answer(Change::SetRemove(change), asked).await,
         Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
             "a capture or a trace needs a connection of its own".to_owned(),
             usage(),

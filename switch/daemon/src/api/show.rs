@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crosspoint_model::request::ConnectionsWanted;
 use crosspoint_model::rows;
 use crosspoint_model::topic::Topic;
 use thiserror::Error;
@@ -36,6 +37,13 @@ pub fn write_json(
         Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
         Topic::Mirrors => serde_json::to_writer(out, &status.mirrors),
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
+        Topic::Groups => serde_json::to_writer(out, &source.group_tables().groups),
+        Topic::Rules => serde_json::to_writer(out, &source.group_tables().rules),
+        Topic::Sets => serde_json::to_writer(out, &source.group_tables().sets),
+        Topic::Connections => {
+            let table = source.connections(&ConnectionsWanted::default());
+            serde_json::to_writer(out, &table.unwrap_or_default())
+        }
         Topic::Sflow => serde_json::to_writer(out, &source.sflow()),
         Topic::Switch => {
             let daemon = source.daemon();

@@ -174,7 +174,8 @@ impl Dataplane {
             state.taps.clone().into(),
         )
         .with_statics(self.statics(state))
-        .with_sampler(state.sampler.clone());
+        .with_sampler(state.sampler.clone())
+        .with_connections(state.groups.connections());
         let mut ports = state.ports.iter().flatten();
         let probes = ports.any(|port| port.options.loop_protect.is_some());
         view.mirrors = mirrors;

@@ -14,6 +14,7 @@ pub(crate) mod caller;
 mod change;
 mod counts;
 mod direct;
+mod groups;
 mod health;
 mod kept;
 mod loops;
@@ -71,6 +72,7 @@ use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{InflightRegion, RingFault};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 pub use direct::Uplink;
+pub use groups::ConnectionFilter;
 use kept::Kept;
 use measured::Measured;
 pub use moving::MoveError;
@@ -141,6 +143,7 @@ struct State {
     mirrors: mirrors::Mirrors,
     sampler: Option<Arc<Sampler>>,
     statics: statics::Statics,
+    groups: groups::Groups,
     /// Counts of removed ports.
     removed: RemovedStatus,
     /// Counts of ports that are being reopened, by name.
@@ -220,6 +223,7 @@ impl Dataplane {
                 mirrors: mirrors::Mirrors::default(),
                 sampler: None,
                 statics: statics::Statics::default(),
+                groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
                 config: ConfigStatus {
@@ -284,7 +288,7 @@ impl Dataplane {
             meter_in,
             uplink_share: (options.kind == "xdp").then(|| Arc::new(UplinkShare::new(&self.clock))),
             sources: None,
-            groups: None,
+            groups: state.groups.policy(&options.name),
             is_server: options.dhcp_server,
             is_isolated: options.isolated,
             is_uplink: options.kind == "xdp",
@@ -329,6 +333,7 @@ impl Dataplane {
         self.balance();
         self.note_objectives();
         self.fdb.set_time_s(uptime.as_secs());
+        self.sweep_connections(uptime);
         let mut state = self.lock();
         self.report_moves(&mut state);
         Self::report_loops(&mut state, Instant::now());

@@ -15,9 +15,10 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
-    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, MirrorStatus,
-    Origin, PortStatus, QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus,
-    StreamStatus, VlanStatus, WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, ConnectionsStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus,
+    LoopProtectStatus, MirrorStatus, Origin, PortStatus, QueueStatus, RateStatus, RemovedStatus,
+    ShownState, Status, StormStatus, StreamStatus, VlanStatus, WindowStatus, WorkerStatus,
+    XdpStatus,
 };
 use crosspoint_packet::Mac;
 
@@ -60,6 +61,7 @@ struct Seen {
     config: ConfigStatus,
     removed: RemovedStatus,
     mirrors: Vec<MirrorStatus>,
+    connections: Option<ConnectionsStatus>,
     ageing: Duration,
 }
 
@@ -86,6 +88,7 @@ impl Dataplane {
             config: seen.config,
             tsc_hz: self.clock.hz(),
             mirrors: seen.mirrors,
+            connections: seen.connections,
         }
     }
 
@@ -150,6 +153,8 @@ impl Dataplane {
             let mut seen = see_port(port);
             seen.status.looping_with = looping_with(state, number);
             seen.status.looping = state.is_looping(number);
+            seen.status.groups = state.groups.names_of(&port.options.name);
+            seen.status.connections = state.groups.connections_of(&port.options.name);
             if port.options.disabled {
                 seen.status.state = ShownState::Disabled;
                 seen.status.detail = port.why_disabled();
@@ -171,6 +176,7 @@ impl Dataplane {
             config: state.config,
             removed: state.gone(),
             mirrors: state.mirrors.status(&state.ports),
+            connections: state.groups.status(),
             ageing: state.ageing.times().0,
         }
     }

@@ -2,8 +2,8 @@
 
 use crosspoint_model::health::Health;
 use crosspoint_model::status::{
-    MirrorStatus, ObjectiveStatus, PortStatus, SflowStatus, ShownState, SloStatus, Status,
-    WorkerStatus,
+    MirrorStatus, ObjectiveStatus, PortConnections, PortStatus, SflowStatus, ShownState, SloStatus,
+    Status, WorkerStatus,
 };
 use prometheus::proto::MetricFamily;
 
@@ -24,10 +24,39 @@ pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily>
     all.extend(workers(&status.workers));
     all.push(gaps(&status.workers));
     all.extend(worker_events(&status.workers));
+    all.extend(connections(status));
     all.push(mirrors(&status.mirrors));
     all.extend(self::sflow(sflow));
     all.extend(process());
     all
+}
+
+/// Connections of ports with security groups, and the table of all.
+fn connections(status: &Status) -> [MetricFamily; 7] {
+    type Read = fn(&PortConnections) -> u64;
+    let of_ports: [(Family, Read); 5] = [
+        (f::CONNECTIONS, |of| of.connections.into()),
+        (f::CONNECTIONS_HALF_OPEN, |of| of.half_open.into()),
+        (f::CONNECTIONS_MAX, |of| of.max.into()),
+        (f::CONNECTIONS_CREATED, |of| of.created),
+        (f::CONNECTIONS_REFUSED, |of| of.refused),
+    ];
+    let [now, half_open, max, created, refused] = of_ports.map(|(family, read)| {
+        let mut samples = Samples::of(family);
+        for port in &status.ports {
+            if let Some(of) = &port.connections {
+                samples.add(&[&port.name], read(of));
+            }
+        }
+        samples
+    });
+    let mut capacity = Samples::of(f::CONNECTIONS_CAPACITY);
+    let mut used = Samples::of(f::CONNECTIONS_USED);
+    if let Some(table) = &status.connections {
+        capacity.add(&[], table.capacity);
+        used.add(&[], table.used);
+    }
+    [now, half_open, max, created, refused, capacity, used].map(Samples::finish)
 }
 
 fn mirrors(mirrors: &[MirrorStatus]) -> MetricFamily {

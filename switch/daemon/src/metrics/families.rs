@@ -96,6 +96,13 @@ families! {
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
     LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Log lines that were lost, because the reader of the log did not keep up.";
+    CONNECTIONS = GAUGE "crosspoint_connections" PORT, "Connections that are tracked for the port, which has security groups.";
+    CONNECTIONS_HALF_OPEN = GAUGE "crosspoint_connections_half_open" PORT, "TCP connections among them that are not established yet; a tenth of connections_max is the most in each direction.";
+    CONNECTIONS_MAX = GAUGE "crosspoint_connections_max" PORT, "The most connections that the port may have: its connections_max.";
+    CONNECTIONS_CREATED = COUNTER "crosspoint_connections_created_total" PORT, "Connections that have begun at the port.";
+    CONNECTIONS_REFUSED = COUNTER "crosspoint_connections_refused_total" PORT, "Connections that were refused, because the port had as many as it may have, or the table was full.";
+    CONNECTIONS_CAPACITY = GAUGE "crosspoint_connections_capacity" &[], "Connections that the table of the switch has room for; there is none until a port has security groups.";
+    CONNECTIONS_USED = GAUGE "crosspoint_connections_used" &[], "Connections in the table of the switch.";
     MIRROR_COPIES = COUNTER "crosspoint_mirror_copies_total" &["mirror", "result"], "Copies of frames that the mirror made: delivered to its port, or missed because the port or the burst had no room for them.";
     SFLOW_DATAGRAMS = COUNTER "crosspoint_sflow_datagrams_total" &[], "Datagrams sent to the sFlow collector.";
     SFLOW_SAMPLES = COUNTER "crosspoint_sflow_samples_total" &["kind"], "Samples in these datagrams: flow of frames, counters of ports.";

@@ -116,7 +116,10 @@ fn drops(text: &mut Text, queues: &[Queue]) {
 /// Whether a port of this kind can drop for this reason. If it wrongly returns true, a series stays 0; if it wrongly returns
 /// false, a series appears only with the first drop. New reasons therefore need no entry here.
 fn arises(reason: &str, kind: &str) -> bool {
-    if reason.starts_with("guest_") || reason == "bad_offload" {
+    // Only guests have security groups.
+    let of_groups = ["group_", "connection_limit_", "fragment_unknown_"];
+    let is_of_groups = of_groups.iter().any(|begin| reason.starts_with(begin));
+    if reason.starts_with("guest_") || reason == "bad_offload" || is_of_groups {
         return kind == "vhost";
     }
     if reason.starts_with("nic_") || matches!(reason, "handover_full" | "segment_size_unknown") {

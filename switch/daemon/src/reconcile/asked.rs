@@ -11,9 +11,10 @@ use crosspoint_config::{
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
 use crosspoint_model::request::{
-    ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+    ChangeError, ConnectionsWanted, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove,
+    PortSet, SetAnswer, SetChange,
 };
-use crosspoint_model::rows::PortRow;
+use crosspoint_model::rows::{ConnectionTable, GroupTables, PortRow};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 
 use serde_json::Value;
@@ -61,6 +62,14 @@ impl Source for Running {
 
     fn movers(&self) -> Vec<FdbMover> {
         self.dataplane.movers()
+    }
+
+    fn group_tables(&self) -> GroupTables {
+        self.dataplane.group_tables()
+    }
+
+    fn connections(&self, wanted: &ConnectionsWanted) -> Result<ConnectionTable, ChangeError> {
+        self.connections_of(wanted)
     }
 
     fn sflow(&self) -> SflowStatus {
@@ -176,6 +185,14 @@ impl Source for Running {
 
     fn fdb_remove(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
         self.remove_static(remove)
+    }
+
+    fn set_add(&self, change: &SetChange) -> Result<SetAnswer, ChangeError> {
+        self.change_set(change, true)
+    }
+
+    fn set_remove(&self, change: &SetChange) -> Result<SetAnswer, ChangeError> {
+        self.change_set(change, false)
     }
 
     fn keep(&self) -> Result<KeepAnswer, ChangeError> {

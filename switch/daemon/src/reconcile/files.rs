@@ -174,6 +174,7 @@ impl Running {
             }
         }
         changing.set_statics(&self.dataplane);
+        changing.keep_sets(main, &mut answer);
         self.note_unkept(&changing);
         Ok(answer)
     }
@@ -244,7 +245,7 @@ impl Changing {
     }
 }
 
-fn help_of(why: &KeepError) -> String {
+pub(super) fn help_of(why: &KeepError) -> String {
     why.help().map(|help| help.to_string()).unwrap_or_default()
 }
 

@@ -10,6 +10,7 @@ mod about;
 mod addresses;
 mod asked;
 mod files;
+mod groups;
 pub mod guests;
 mod notes;
 mod ports;
@@ -82,6 +83,8 @@ struct Changing {
     by_hand: BTreeMap<String, Port>,
     /// Static addresses of commands that are in no file, each with its VLAN. Those of the files are in `config`.
     fdb_by_hand: Vec<StaticEntry>,
+    /// What commands have added to sets and removed from them.
+    sets_by_hand: groups::SetChanges,
     /// The ports of the files, as they were last read or written.
     in_files: BTreeMap<String, Port>,
     /// When to read the folder again without a change in it, because something was wrong.
@@ -135,6 +138,7 @@ impl Running {
                 loaded,
                 by_hand: BTreeMap::new(),
                 fdb_by_hand: Vec::new(),
+                sets_by_hand: groups::SetChanges::default(),
                 in_files: BTreeMap::new(),
                 again_at: None,
                 said: None,
@@ -169,6 +173,8 @@ impl Running {
         let mut changing = self.lock();
         // First, so that no port learns another port's address.
         changing.take_mirrors(wanted, &self.dataplane);
+        // A port whose groups cannot be compiled lets nothing pass; that is logged.
+        changing.take_groups(wanted, &self.dataplane);
         changing.take_lists(wanted, &self.dataplane);
         for port in &wanted.ports {
             let attached = PortHandle::open(&self.dataplane, wanted, port)?;
@@ -264,7 +270,7 @@ impl Running {
             tracing::info!(port = %diff.name, "changed in place: {}", keys(diff));
         }
         changing.take_mirrors(wanted, &self.dataplane);
-        let mut failed = Vec::new();
+        let mut failed = changing.take_groups(wanted, &self.dataplane);
         for port in &plan.add {
             let opened = changing.open(&self.dataplane, wanted, port);
             note(&port.name, opened, "added", &mut failed);
@@ -293,6 +299,7 @@ impl Running {
         }
         let is_wanted = |name: &str| wanted.ports.iter().any(|port| port.name == name);
         self.dataplane.forget_set_aside(is_wanted);
+        self.dataplane.forget_groups(is_wanted);
         changing.in_order_of(wanted);
         about::note(&mut self.about(), &changing.config);
         failed

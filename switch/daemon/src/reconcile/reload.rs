@@ -197,6 +197,7 @@ impl Running {
         changing.by_hand.retain(|name, _| !in_files(name));
         changing.note_files(&loaded.config.ports);
         changing.note_statics_of_files(&wanted);
+        changing.sets_by_hand.forget_those_of(&loaded.config);
         let plan = Plan::between(&changing.config, &wanted);
         let answer = self.warn_of(&plan);
         let (failed, notes) = self.apply_and_note(changing, &wanted, &plan);
@@ -216,6 +217,7 @@ impl Changing {
     /// Adds the ports that were added by the control socket and are in no file: they stay until they are removed that
     /// way, or the switch ends.
     fn with_those_by_hand(&self, mut wanted: Config) -> Result<Config, ReloadError> {
+        wanted = self.sets_by_hand.applied_to(wanted);
         for port in self.by_hand.values() {
             if wanted.ports.iter().all(|other| other.name != port.name) {
                 let more = wanted.with_port(&port.table());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crosspoint_config::plan::{SettingDiff, When};
-use crosspoint_config::{Balance, Config};
+use crosspoint_config::{Balance, Config, Connections};
 use miette::Diagnostic;
 
 use super::{Changing, Running};
@@ -80,6 +80,13 @@ pub(super) fn apply(
             config.sflow.clone_from(&wanted.sflow);
             let set = running.sflow.set(&running.dataplane, &wanted.sflow);
             set.map_err(|why| format!("the thread cannot be started: {why}"))?;
+        }
+        // The timeouts and `on_change` came into use with the groups.
+        key if key.starts_with("connections.") => {
+            config.connections = Connections {
+                max: config.connections.max,
+                ..wanted.connections
+            };
         }
         // The next check of the folder reads them.
         "ports_dir" => config.ports_dir.clone_from(&wanted.ports_dir),

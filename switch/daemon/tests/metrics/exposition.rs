@@ -266,17 +266,24 @@ fn the_documentation_says_how_many_series_there_are() {
     let (guest, uplink) = (r#"port="web-1""#, r#"port="uplink""#);
     let (of_guest, of_uplink) = ([guest, r#"queue="0""#], [uplink, r#"queue="3""#]);
     let drops = |queue: [&str; 2]| count(&[queue[0], queue[1], "crosspoint_drops_total{"], &[]);
-    let apart = ["queue=", "crosspoint_port_feature{", "crosspoint_slo_"];
+    let groups = "crosspoint_connections";
+    let apart = [
+        "queue=",
+        "crosspoint_port_feature{",
+        "crosspoint_slo_",
+        groups,
+    ];
     let wanted = format!(
         "**How many series.** {} for each queue of a guest and {} for each of an uplink, of which {} and {} are its drop \
          reasons, exported from the start with value 0; {} for each guest, one more for each feature that its driver has \
-         acknowledged (some 20), and up to {} for its objectives; {} for each uplink; {} for each worker.",
+         acknowledged (some 20), up to {} for its objectives, and {} if it has security groups; {} for each uplink; {} for each worker.",
         count(&of_guest, &[]),
         count(&of_uplink, &[]),
         drops(of_guest),
         drops(of_uplink),
         count(&[guest], &apart),
         count(&[guest, "crosspoint_slo_"], &[]),
+        count(&[guest, groups], &[]),
         count(&[uplink], &apart),
         count(&[r#"worker="0""#], &["queue="]),
     );

@@ -1,14 +1,19 @@
 //! A switch status for the tests of `show`, of the metrics and of the control socket.
 
+#[path = "groups.rs"]
+mod groups;
+
 use std::collections::BTreeMap;
 
 use crosspoint_daemon::api::Source;
 use crosspoint_daemon::dataplane::MoveError;
+use crosspoint_model::request::{ChangeError, ConnectionsWanted};
+use crosspoint_model::rows::{ConnectionTable, GroupTables};
 use crosspoint_model::status::{
-    ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
-    LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus, PortStatus, QueueStatus,
-    RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus, VlanStatus, VringStatus,
-    WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, ConnectionsStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus,
+    LatencyStatus, LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus, PortConnections,
+    PortStatus, QueueStatus, RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus,
+    VlanStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source with constant data.
@@ -44,6 +49,20 @@ impl Source for Picture {
 
     fn movers(&self) -> Vec<FdbMover> {
         self.movers.clone()
+    }
+
+    fn group_tables(&self) -> GroupTables {
+        match self.status.connections {
+            Some(_) => groups::tables(),
+            None => GroupTables::default(),
+        }
+    }
+
+    fn connections(&self, _: &ConnectionsWanted) -> Result<ConnectionTable, ChangeError> {
+        Ok(match self.status.connections {
+            Some(_) => groups::connections(),
+            None => ConnectionTable::default(),
+        })
     }
 
     fn move_stream(&self, port: &str, queue: u16, _: usize) -> Result<(), MoveError> {
@@ -151,6 +170,14 @@ fn guest() -> PortStatus {
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
         ip_allowed: vec!["192.0.2.10".into(), "2001:db8::/64".into()],
         forward_control: Vec::new(),
+        groups: vec!["web".into(), "ssh".into()],
+        connections: Some(PortConnections {
+            connections: 1234,
+            half_open: 5,
+            max: 65_536,
+            created: 1_234_567,
+            refused: 6,
+        }),
         looping: false,
         blocked_with: None,
         looping_with: Vec::new(),
@@ -386,6 +413,11 @@ pub fn picture() -> Picture {
                 copied: 1_234_567,
                 missed: 89,
             }],
+            connections: Some(ConnectionsStatus {
+                used: 1234,
+                capacity: 524_288,
+                bytes: 37_748_736,
+            }),
             tsc_hz: 2.1e9,
         },
         fdb: vec![

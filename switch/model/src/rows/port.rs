@@ -9,8 +9,8 @@ use super::queue::{QueueRow, queue};
 use super::{DropRow, SloRow, all_drops, drops_at, shares, slo, total};
 use crate::plan::Unkept;
 use crate::status::{
-    DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, ShownState, Status,
-    StormStatus, VlanStatus,
+    DeviceStatus, LimitStatus, LoopProtectStatus, PortConnections, PortStatus, QueueStatus,
+    ShownState, Status, StormStatus, VlanStatus,
 };
 
 macro_rules! port_row {
@@ -45,6 +45,12 @@ macro_rules! port_row {
             /// The only IP addresses and prefixes that its frames may claim; empty: any.
             #[serde(default)]
             pub ip_allowed: Vec<String>,
+            /// Its security groups; empty: none, and everything may pass.
+            #[serde(default)]
+            pub groups: Vec<String>,
+            /// The connections that are tracked for it; absent if it has no security groups.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub connections: Option<PortConnections>,
             /// Whether it is part of a loop.
             #[serde(default)]
             pub looping: bool,
@@ -128,6 +134,8 @@ macro_rules! port_row {
                 addresses: port.addresses,
                 addresses_allowed: port.addresses_allowed.clone(),
                 ip_allowed: port.ip_allowed.clone(),
+                groups: port.groups.clone(),
+                connections: port.connections,
                 weight: port.weight,
                 looping: port.looping,
                 looping_with: port.looping_with.clone(),

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{all_drops, total};
-use crate::status::{DaemonStatus, QueueStatus, ShownState, Status};
+use crate::status::{ConnectionsStatus, DaemonStatus, QueueStatus, ShownState, Status};
 
 /// The switch as a whole; its counts are sums over all ports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +62,9 @@ pub struct SwitchRow {
     pub fdb_capacity: usize,
     /// Seconds after which an address that was not seen is removed.
     pub fdb_ageing_s: u64,
+    /// The table of connections; absent until a port has security groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionsStatus>,
     /// Frames from all ports into the switch.
     pub rx_packets: u64,
     /// Their bytes.
@@ -105,6 +108,7 @@ pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
         fdb_entries: status.fdb.entries,
         fdb_capacity: status.fdb.capacity,
         fdb_ageing_s: status.fdb.ageing_s,
+        connections: status.connections,
         rx_packets: sum(|q| q.rx_packets),
         rx_bytes: sum(|q| q.rx_bytes),
         tx_packets: sum(|q| q.tx_packets),

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceStatus;
+use super::groups::PortConnections;
 use super::queue::QueueStatus;
 use super::state::ShownState;
 
@@ -55,6 +56,12 @@ macro_rules! port_status {
             /// The only IP addresses and prefixes that its frames may claim; empty for any.
             #[serde(default)]
             pub ip_allowed: Vec<String>,
+            /// Its security groups; empty for none.
+            #[serde(default)]
+            pub groups: Vec<String>,
+            /// The connections that are tracked for it; absent if it has no security groups.
+            #[serde(default)]
+            pub connections: Option<PortConnections>,
             /// Whether a loop goes through it: a probe has gone round one, or addresses move between it and another port
             /// thousands of times a second.
             #[serde(default)]

@@ -1,0 +1,124 @@
+//! Rules without names: each with the addresses of its peer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crosspoint_config::{Config, GroupRule, Peer, RuleDirection};
+use crosspoint_engine::groups::{Direction, Rule, TooComplex};
+use crosspoint_packet::IpNet;
+
+/// A rule of a group, with the addresses of its peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ResolvedRule {
+    pub(super) group: String,
+    pub(super) rule: GroupRule,
+    stateful: bool,
+    /// `None` for any.
+    remote: Option<Arc<[IpNet]>>,
+}
+
+impl ResolvedRule {
+    /// The rule as it is compiled.
+    pub(super) fn for_engine(&self) -> Rule {
+        let rule = &self.rule;
+        Rule {
+            direction: match rule.direction {
+                RuleDirection::In => Direction::In,
+                RuleDirection::Out => Direction::Out,
+            },
+            ip_version: rule.ip,
+            protocol: rule.protocol,
+            ports: rule.ports.clone().into(),
+            icmp: rule.icmp,
+            remote: self.remote.clone(),
+            stateful: self.stateful,
+        }
+    }
+}
+
+/// A stateful rule that allows no address. With it, connections are looked up although no other rule is stateful: those that
+/// began under earlier rules may go on (`on_change = "keep"`).
+pub(super) fn no_address() -> Rule {
+    Rule {
+        direction: Direction::In,
+        ip_version: None,
+        protocol: None,
+        ports: Box::default(),
+        icmp: None,
+        remote: Some(Arc::new([])),
+        stateful: true,
+    }
+}
+
+/// The addresses of peers, each made once.
+pub(super) struct Remotes<'a> {
+    config: &'a Config,
+    made: HashMap<Peer, Option<Arc<[IpNet]>>>,
+}
+
+impl<'a> Remotes<'a> {
+    pub(super) fn new(config: &'a Config) -> Self {
+        let made = HashMap::new();
+        Self { config, made }
+    }
+
+    /// The addresses of a peer; `None` for any.
+    fn of(&mut self, peer: &Peer) -> Option<Arc<[IpNet]>> {
+        if let Some(known) = self.made.get(peer) {
+            return known.clone();
+        }
+        let config = self.config;
+        let remote: Option<Arc<[IpNet]>> = match peer {
+            Peer::Any => None,
+            Peer::Addresses(all) => Some(all.as_slice().into()),
+            Peer::Set(name) => {
+                let set = config.sets.iter().find(|set| set.name == *name);
+                Some(set.map_or(&[][..], |set| config.set_addresses(set)).into())
+            }
+            Peer::Group(name) => {
+                let members = config.ports.iter();
+                let members = members.filter(|port| port.groups().contains(name));
+                let addresses = members.flat_map(|port| port.addresses.ip.iter().copied());
+                Some(addresses.collect())
+            }
+        };
+        self.made.insert(peer.clone(), remote.clone());
+        remote
+    }
+}
+
+/// The rules of a list of groups, in its order.
+pub(super) fn rules(
+    config: &Config,
+    names: &[String],
+    remotes: &mut Remotes<'_>,
+) -> Vec<ResolvedRule> {
+    let groups = names
+        .iter()
+        .filter_map(|name| config.groups.iter().find(|group| group.name == *name));
+    let mut all = Vec::new();
+    for group in groups {
+        for rule in group.effective_rules() {
+            all.push(ResolvedRule {
+                group: group.name.clone(),
+                remote: remotes.of(&rule.peer),
+                stateful: group.stateful,
+                rule,
+            });
+        }
+    }
+    all
+}
+
+/// Why rules cannot be compiled, and what to do.
+pub(super) fn describe(why: TooComplex) -> String {
+    match why {
+        TooComplex::Rules(count) => {
+            format!("they have {count} rules, and may have 4096: join rules with lists and sets")
+        }
+        TooComplex::Bytes(bytes) => format!(
+            "their rules would take {} MiB when they are compiled: join rules, and use prefixes in place of addresses",
+            bytes >> 20
+        ),
+    }
+}
