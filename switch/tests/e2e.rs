@@ -16,6 +16,8 @@ mod disturbance;
 mod dpdk;
 #[path = "e2e/extras.rs"]
 mod extras;
+#[path = "e2e/groups.rs"]
+mod groups;
 #[path = "e2e/interfaces.rs"]
 mod interfaces;
 #[path = "e2e/large.rs"]
