@@ -218,6 +218,7 @@ const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 /// The groups of a guest that sends.
 fn groups(limits: Limits) -> Option<Arc<GroupPolicy>> {
     let rule = |port: u16, remote: Option<Arc<[IpNet]>>, stateful| Rule {
+        name: String::new(),
         direction: Direction::Out,
         ip_version: None,
         protocol: Some(17),

@@ -29,6 +29,9 @@ pub struct Trace {
     pub vlans: String,
     /// The VLAN that it was assigned to; 0 for none.
     pub vlan: Option<u16>,
+    /// What the port's security groups decide on it, if it has groups; absent for a frame that was received before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<String>,
     /// The forwarding database's entry for its source.
     pub source: Option<Source>,
     /// The forwarding database's entry for its destination.
@@ -111,6 +114,9 @@ pub struct Copy {
     pub hash: u32,
     /// How a large frame is handled; absent for others.
     pub large: Option<Cut>,
+    /// What the port's security groups decide on it, if it has groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<String>,
     /// Label of the reason to drop it before a copy is made.
     pub dropped: Option<String>,
     /// What the tap recorded of it; absent for a made-up frame.
@@ -175,6 +181,9 @@ impl fmt::Display for Trace {
         }
         if let Some(words) = self.placed() {
             line(f, "vlan", &format!("{}: {words}", self.vlans))?;
+        }
+        if let Some(words) = &self.groups {
+            line(f, "groups", words)?;
         }
         if let Some(source) = &self.source {
             line(f, "source", &source.words(&self.port))?;
@@ -321,6 +330,9 @@ impl fmt::Display for Copy {
             Some(Cut::Uncuttable) => words += ", cannot be cut",
             Some(Cut::Interface) => words += ", whole or cut, as its interface accepts it",
         }
+        if let Some(judgement) = &self.groups {
+            write!(words, ", groups: {judgement}")?;
+        }
         match (&self.outcome, &self.dropped) {
             (Some(outcome), _) => write!(words, ": {outcome}")?,
             (None, Some(reason)) => write!(words, ": dropped, {reason}: {}", help(reason))?,
@@ -360,6 +372,7 @@ mod tests {
             queues: 4,
             hash: 0x5000_0000,
             large: None,
+            groups: None,
             dropped: None,
             outcome: None,
         }
@@ -391,6 +404,7 @@ mod tests {
             }),
             vlans: "access 100".to_owned(),
             vlan: Some(100),
+            groups: None,
             source: Some(Source {
                 learned: "moved".to_owned(),
                 from: Some("web-2".to_owned()),

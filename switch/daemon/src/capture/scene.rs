@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crosspoint_engine::bridge::fdb::Learned;
+use crosspoint_engine::groups::Judgement;
 use crosspoint_engine::observe::explain::Destination;
 use crosspoint_engine::observe::explain::EgressDecision;
 use crosspoint_engine::observe::explain::Explained;
@@ -93,6 +94,7 @@ impl Scene<'_> {
                     queues: 0,
                     hash: 0,
                     large: None,
+                    groups: None,
                     dropped: None,
                     outcome: None,
                 });
@@ -129,6 +131,9 @@ impl Scene<'_> {
             }),
             vlans: vlans.to_owned(),
             vlan,
+            groups: explained
+                .judgement
+                .map(|judgement| self.judgement(specimen.ingress, judgement)),
             source: explained.source.map(|source| self.source(source)),
             destination: explained.destination.map(|goal| self.goal(goal)),
             dropped: explained.dropped.map(label),
@@ -137,6 +142,28 @@ impl Scene<'_> {
                 .iter()
                 .map(|copy| self.copy(copy))
                 .collect(),
+        }
+    }
+
+    /// What the groups of a port decide, and by what.
+    fn judgement(&self, port: u16, judgement: Judgement) -> String {
+        let policy = self.view.port(port).and_then(|port| port.groups.as_deref());
+        match judgement {
+            Judgement::Exempt => "pass it in any case".to_owned(),
+            Judgement::Connection(phase) => {
+                format!("pass it with its connection ({})", phase.label())
+            }
+            Judgement::Fragment => "pass it with the first fragment of its datagram".to_owned(),
+            Judgement::Rule(rule) => {
+                let name = policy.map_or("", |policy| policy.rules().name(rule));
+                format!("pass it by the rule: {name}")
+            }
+            Judgement::Denied(DropReason::FragmentUnknownIn | DropReason::FragmentUnknownOut) => {
+                "have not passed the first fragment of its datagram".to_owned()
+            }
+            Judgement::Denied(_) => {
+                "have no rule for it, and know no connection that it belongs to".to_owned()
+            }
         }
     }
 
@@ -188,6 +215,9 @@ impl Scene<'_> {
                 Large::Uncuttable => Some(Cut::Uncuttable),
                 Large::Interface => Some(Cut::Interface),
             },
+            groups: copy
+                .judgement
+                .map(|judgement| self.judgement(copy.port, judgement)),
             dropped: copy.dropped.map(label),
             outcome: None,
         }

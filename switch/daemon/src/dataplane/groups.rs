@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config::limits::CONNECTIONS_DEFAULT;
 use crosspoint_config::{Config, Group, OnChange, Port as PortConfig, PortKind, Set};
-use crosspoint_engine::groups::{Connections, GroupPolicy, Rule, RuleTable, Timeouts, Zone};
+use crosspoint_engine::groups::{Connections, GroupPolicy, RuleTable, Timeouts, Zone};
 use crosspoint_model::status::{ConnectionsStatus, PortConnections};
 use crosspoint_packet::IpNet;
 
@@ -30,8 +30,6 @@ struct Compiled {
     /// The groups, in the order of the ports that have this list.
     names: Vec<String>,
     rules: Vec<ResolvedRule>,
-    /// Whether any of the groups is stateful, also one without rules.
-    is_stateful: bool,
     table: Arc<RuleTable>,
 }
 
@@ -229,9 +227,7 @@ fn compile(
         }
         let list = made.entry(names).or_insert_with(|| {
             let rules = resolve::rules(config, names, &mut remotes);
-            let mut groups = config.groups.iter();
-            let is_stateful = groups.any(|group| group.stateful && names.contains(&group.name));
-            match compile_list(names, (rules, is_stateful), known, workers) {
+            match compile_list(names, rules, known, workers) {
                 Ok(list) => Some(list),
                 Err(why) => {
                     failed.push(why);
@@ -246,25 +242,20 @@ fn compile(
 
 fn compile_list(
     names: &[String],
-    (rules, is_stateful): (Vec<ResolvedRule>, bool),
+    rules: Vec<ResolvedRule>,
     known: &[Arc<Compiled>],
     workers: usize,
 ) -> Result<Arc<Compiled>, String> {
     let before = known.iter().find(|list| list.names == names);
-    let is_same = |list: &&Arc<Compiled>| list.is_stateful == is_stateful && list.rules == rules;
-    if let Some(same) = before.filter(is_same) {
+    if let Some(same) = before.filter(|list| list.rules == rules) {
         return Ok(same.clone());
     }
-    let mut of_engine: Vec<Rule> = rules.iter().map(ResolvedRule::for_engine).collect();
-    if is_stateful && !of_engine.iter().any(|rule| rule.stateful) {
-        of_engine.push(resolve::no_address());
-    }
+    let of_engine = rules.iter().map(ResolvedRule::for_engine).collect();
     let table = RuleTable::compile(of_engine, workers)
         .map_err(|why| format!("groups {}: {}", names.join(", "), describe(why)))?;
     Ok(Arc::new(Compiled {
         names: names.to_vec(),
         table: Arc::new(table),
-        is_stateful,
         rules,
     }))
 }
@@ -275,7 +266,6 @@ fn nothing(names: &[String], workers: usize) -> Option<Arc<Compiled>> {
     Some(Arc::new(Compiled {
         names: names.to_vec(),
         rules: Vec::new(),
-        is_stateful: false,
         table: Arc::new(table),
     }))
 }

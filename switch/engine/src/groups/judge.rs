@@ -51,10 +51,10 @@ pub(super) struct Address {
 }
 
 impl Judge<'_> {
-    /// Whether packets may belong to connections: with stateless rules alone there are none.
+    /// Whether packets may belong to connections: with stateless rules alone there are none, but for those that are kept.
     #[inline(always)]
     pub(super) fn tracks(&self) -> bool {
-        self.policy.rules.tracks()
+        self.policy.tracks
     }
 
     /// Computes the address of a packet's connection.

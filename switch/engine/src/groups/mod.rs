@@ -50,6 +50,8 @@ pub struct GroupPolicy {
     zone: Arc<Zone>,
     generation: u8,
     keeps: bool,
+    /// Whether packets may belong to connections.
+    tracks: bool,
 }
 
 impl GroupPolicy {
@@ -58,6 +60,7 @@ impl GroupPolicy {
     pub fn new(rules: Arc<RuleTable>, zone: Arc<Zone>, generation: u8, keeps: bool) -> GroupPolicy {
         zone.set_generation(generation);
         GroupPolicy {
+            tracks: keeps || rules.tracks(),
             rules,
             zone,
             generation,

@@ -32,6 +32,8 @@ pub enum Direction {
 /// One rule. It allows packets for which all of it is true.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    /// Its group and its text, for explanations.
+    pub name: String,
     /// Direction of a connection's first packet, or of a stateless rule's packets.
     pub direction: Direction,
     /// IP version, 4 or 6; `None` for both.
@@ -80,7 +82,8 @@ pub struct RuleTable {
     inwards: Side,
     outwards: Side,
     stateful: Box<[bool]>,
-    /// Whether any rule is.
+    names: Box<[String]>,
+    /// Whether any rule is stateful.
     tracks: bool,
     /// By worker, then by rule: each worker writes its own.
     hits: Box<[Box<[AtomicU64]>]>,
@@ -118,6 +121,7 @@ impl RuleTable {
             inwards,
             outwards,
             stateful: rules.iter().map(|rule| rule.stateful).collect(),
+            names: rules.iter().map(|rule| rule.name.clone()).collect(),
             tracks: rules.iter().any(|rule| rule.stateful),
             hits: (0..workers.max(1)).map(|_| counters()).collect(),
         })
@@ -140,6 +144,11 @@ impl RuleTable {
             Direction::In => self.inwards.first(question),
             Direction::Out => self.outwards.first(question),
         }
+    }
+
+    /// Returns a rule's name.
+    pub fn name(&self, rule: usize) -> &str {
+        self.names.get(rule).map_or("", |name| name)
     }
 
     /// Returns whether there are stateful rules.

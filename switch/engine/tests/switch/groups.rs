@@ -144,6 +144,7 @@ pub fn rule(
     remote: Option<&[&str]>,
 ) -> Rule {
     Rule {
+        name: String::new(),
         direction,
         ip_version: None,
         protocol,
@@ -385,6 +386,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 let has_ports = matches!(protocol, Some(TCP | UDP));
                 let is_icmp = matches!(protocol, Some(1 | 58));
                 Rule {
+                    name: String::new(),
                     direction: if is_in { Direction::In } else { Direction::Out },
                     ip_version,
                     protocol,

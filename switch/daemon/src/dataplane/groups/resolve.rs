@@ -22,6 +22,7 @@ impl ResolvedRule {
     pub(super) fn for_engine(&self) -> Rule {
         let rule = &self.rule;
         Rule {
+            name: format!("{} of group {}", rule.text(), self.group),
             direction: match rule.direction {
                 RuleDirection::In => Direction::In,
                 RuleDirection::Out => Direction::Out,
@@ -33,20 +34,6 @@ impl ResolvedRule {
             remote: self.remote.clone(),
             stateful: self.stateful,
         }
-    }
-}
-
-/// A stateful rule that allows no address. With it, connections are looked up although no other rule is stateful: those that
-/// began under earlier rules may go on (`on_change = "keep"`).
-pub(super) fn no_address() -> Rule {
-    Rule {
-        direction: Direction::In,
-        ip_version: None,
-        protocol: None,
-        ports: Box::default(),
-        icmp: None,
-        remote: Some(Arc::new([])),
-        stateful: true,
     }
 }
 
