@@ -140,6 +140,8 @@ pub(super) struct Place {
     first: u32,
     second: u32,
     tag: u32,
+    /// The slot that the connection is likely to be in, once it was looked for.
+    likely: u32,
 }
 
 /// A connection that was found.
@@ -310,6 +312,7 @@ impl Connections {
             first: ((low * count) >> 32) as u32,
             second: ((high * count) >> 32) as u32,
             tag: (low as u32 ^ (high as u32) << 6) & TAG_MASK,
+            likely: u32::MAX,
         }
     }
 
@@ -323,31 +326,37 @@ impl Connections {
         }
     }
 
-    /// Prefetches the first key that may be the right one.
+    /// Prefetches the first key that may be the right one, and notes where it is.
     #[inline(always)]
-    pub(super) fn prefetch_key(&self, place: &Place) {
+    pub(super) fn prefetch_key(&self, place: &mut Place) {
+        place.likely = u32::MAX;
         for bucket in [place.first, place.second] {
             let Some(states) = self.buckets.get(bucket as usize) else {
                 return;
             };
-            let state = |word: &AtomicU64| State(word.load(Ordering::Relaxed));
-            let found = states
-                .0
-                .iter()
-                .position(|word| state(word).is_live_with(place.tag));
-            if let Some(index) = found {
-                let key = self.keys.get(bucket as usize * SLOTS + index);
-                key.into_iter().for_each(|key| {
-                    crosspoint_frame::prefetch_read(std::ptr::from_ref(key).cast())
-                });
-                return;
+            let has_tag =
+                |word: &AtomicU64| State(word.load(Ordering::Relaxed)).is_live_with(place.tag);
+            let Some(index) = states.0.iter().position(has_tag) else {
+                continue;
+            };
+            place.likely = bucket * SLOTS as u32 + index as u32;
+            if let Some(key) = self.keys.get(place.likely as usize) {
+                crosspoint_frame::prefetch_read(std::ptr::from_ref(key).cast());
             }
+            return;
         }
     }
 
     /// Finds a connection.
     #[inline(always)]
     pub(super) fn find(&self, key: &Key, place: &Place) -> Option<Found> {
+        let likely = place.likely as usize;
+        if let Some(bucket) = self.buckets.get(likely / SLOTS)
+            && let Some(word) = bucket.0.get(likely % SLOTS)
+            && let Some(found) = self.found_at(word, place.likely, key, place.tag)
+        {
+            return Some(found);
+        }
         let found = self.find_in(place.first, key, place.tag);
         found.or_else(|| self.find_in(place.second, key, place.tag))
     }
@@ -355,28 +364,26 @@ impl Connections {
     #[inline(always)]
     fn find_in(&self, bucket: u32, key: &Key, tag: u32) -> Option<Found> {
         let states = self.buckets.get(bucket as usize)?;
-        for (index, word) in states.0.iter().enumerate() {
-            // Acquire: the key was written before the state was published.
-            let state = State(word.load(Ordering::Acquire));
-            if !state.is_live_with(tag) {
-                continue;
-            }
-            let slot = bucket * SLOTS as u32 + index as u32;
-            if !self.has_key(slot, key) {
-                continue;
-            }
-            // LOAD-BEARING: the key is read before the state is read again.
-            fence(Ordering::Acquire);
-            let again = State(word.load(Ordering::Relaxed));
-            if again.is_same_use(state) {
-                return Some(Found {
-                    slot,
-                    state: again,
-                    entry: again.entry(),
-                });
-            }
+        let mut slots = (bucket * SLOTS as u32..).zip(&states.0);
+        slots.find_map(|(slot, word)| self.found_at(word, slot, key, tag))
+    }
+
+    /// Returns the connection of a slot, whose state is `word`, if it has this key.
+    #[inline(always)]
+    fn found_at(&self, word: &AtomicU64, slot: u32, key: &Key, tag: u32) -> Option<Found> {
+        // Acquire: the key was written before the state was published.
+        let state = State(word.load(Ordering::Acquire));
+        if !state.is_live_with(tag) || !self.has_key(slot, key) {
+            return None;
         }
-        None
+        // LOAD-BEARING: the key is read before the state is read again.
+        fence(Ordering::Acquire);
+        let again = State(word.load(Ordering::Relaxed));
+        again.is_same_use(state).then(|| Found {
+            slot,
+            state: again,
+            entry: again.entry(),
+        })
     }
 
     /// Whether a slot has this key. Word by word: a key that is stored in words and loaded whole waits for the stores.
@@ -703,6 +710,7 @@ mod loom_tests {
                 first: 0,
                 second: 0,
                 tag: 1,
+                likely: u32::MAX,
             };
             let table = Arc::new(Connections::new(1, Timeouts::default()));
             assert!(table.insert(&key(1), &place, &entry(1)));

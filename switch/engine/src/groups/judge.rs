@@ -80,8 +80,8 @@ impl Judge<'_> {
 
     /// Prefetches the key of the connection, once that is done.
     #[inline(always)]
-    pub(super) fn prefetch_key(&self, address: &Address) {
-        self.connections.prefetch_key(&address.place);
+    pub(super) fn prefetch_key(&self, address: &mut Address) {
+        self.connections.prefetch_key(&mut address.place);
     }
 
     /// Returns whether a packet passes, or why it does not.

@@ -70,9 +70,9 @@ impl Packets {
 
     /// Goes on to look for the connections of the frames that were read.
     #[inline(always)]
-    fn prefetch_keys(&self, len: usize, judge: &Judge<'_>) {
+    fn prefetch_keys(&mut self, len: usize, judge: &Judge<'_>) {
         if judge.tracks() {
-            for (place, address) in self.addresses.iter().enumerate().take(len) {
+            for (place, address) in self.addresses.iter_mut().enumerate().take(len) {
                 if self.plain >> place & 1 == 1 {
                     judge.prefetch_key(address);
                 }
