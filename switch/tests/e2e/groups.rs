@@ -181,7 +181,14 @@ fn uml_guests_get_what_their_groups_allow_and_the_answers_to_what_they_begin() {
 fn stream(lab: &Lab, host: &Host<'_>, port: u16) -> Process {
     let script = format!(
         "import socket, time\n\
-         s = socket.create_connection(('{}', {port}), 5)\n\
+         def connect():\n\
+         \x20   # The server may not listen yet.\n\
+         \x20   for _ in range(50):\n\
+         \x20       try:\n\
+         \x20           return socket.create_connection(('{}', {port}), 5)\n\
+         \x20       except ConnectionRefusedError:\n\
+         \x20           time.sleep(0.1)\n\
+         s = connect()\n\
          s.settimeout(3)\n\
          n = 0\n\
          while True:\n\
