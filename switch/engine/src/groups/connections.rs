@@ -24,9 +24,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 
-use super::numbers::{UDP, address_of};
+use super::key::Key;
+use super::numbers::address_of;
 use super::rules::Direction;
 use super::state::{Entry, Phase, Slot, State, TAG_MASK, TICK_MASK, idle};
+use super::timeouts::{SharedTimeouts, Timeouts};
 use super::zone::Zone;
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -35,104 +37,6 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 const SLOTS: usize = if cfg!(loom) { 1 } else { 8 };
 /// Attempts to change a state that other workers change at the same time.
 const TRIES: usize = 4;
-/// How long later fragments of a datagram may follow the first, seconds.
-const FRAGMENTS_S: u32 = 2;
-/// How long a connection that was closed is remembered, seconds: packets may be late.
-const CLOSED_S: u32 = 10;
-/// How long a connection stays that one side has closed, seconds: the kernel's value for FIN_WAIT.
-const CLOSING_S: u32 = 120;
-/// How long the packets of a connection are dropped that changed rules do not allow, after the last one: longer than TCP
-/// waits before it sends a segment again (RFC 6298, 2.4).
-const REVOKED_S: u32 = 180;
-/// Above three quarters of the table, half-open connections time out after this many seconds.
-const HALF_OPEN_FULL_S: u32 = 5;
-
-/// Addresses and ports of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Ends {
-    pub(super) source: u128,
-    pub(super) destination: u128,
-    pub(super) source_port: u16,
-    pub(super) destination_port: u16,
-}
-
-/// A connection's key: its two ends, the lower one first, so that both directions have the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Key {
-    words: [u64; 6],
-}
-
-/// Where a connection is: its VLAN, and the number of its port's zone.
-pub(super) type At = (u16, u32);
-
-/// In the last word: the key of a datagram's fragments.
-const IS_FRAGMENTS: u64 = 1 << 63;
-
-impl Key {
-    /// Becomes the key of a packet's connection. Returns whether the packet comes from the lower end.
-    #[inline(always)]
-    pub(super) fn set(&mut self, ends: &Ends, protocol: u8, at: At) -> bool {
-        let source = (ends.source, ends.source_port);
-        let destination = (ends.destination, ends.destination_port);
-        let is_from_low = source <= destination;
-        match is_from_low {
-            true => self.put(source, destination, protocol, at),
-            false => self.put(destination, source, protocol, at),
-        }
-        is_from_low
-    }
-
-    /// The key of the fragments of a datagram, whose number takes the place of the ports.
-    pub(super) fn of_fragments(ends: &Ends, at: At) -> Key {
-        let source = (ends.source, ends.source_port);
-        let destination = (ends.destination, ends.destination_port);
-        let mut key = Key::default();
-        key.put(source, destination, 0, at);
-        key.words[4] |= IS_FRAGMENTS;
-        key
-    }
-
-    #[inline(always)]
-    fn put(&mut self, low: (u128, u16), high: (u128, u16), protocol: u8, (vlan, zone): At) {
-        self.words[0] = low.0 as u64;
-        self.words[1] = (low.0 >> 64) as u64;
-        self.words[2] = high.0 as u64;
-        self.words[3] = (high.0 >> 64) as u64;
-        self.words[4] = u64::from(low.1) | u64::from(high.1) << 16 | u64::from(protocol) << 32;
-        self.words[5] = u64::from(vlan) | u64::from(zone) << 32;
-    }
-
-    fn zone(&self) -> u32 {
-        (self.words[5] >> 32) as u32
-    }
-
-    pub(super) fn protocol(&self) -> u8 {
-        (self.words[4] >> 32) as u8
-    }
-
-    /// Its ends, as a packet from the lower one has them.
-    pub(super) fn ends(&self) -> Ends {
-        let address = |at: usize| u128::from(self.words[at]) | u128::from(self.words[at + 1]) << 64;
-        Ends {
-            source: address(0),
-            destination: address(2),
-            source_port: self.words[4] as u16,
-            destination_port: (self.words[4] >> 16) as u16,
-        }
-    }
-}
-
-impl Ends {
-    /// The ends of a packet in the opposite direction.
-    pub(super) fn turned(self) -> Ends {
-        Ends {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-        }
-    }
-}
 
 /// Where a key may be: a bucket, another one, and the part of the hash that states have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,33 +63,6 @@ struct Bucket([AtomicU64; SLOTS]);
 #[repr(align(64))]
 #[derive(Default)]
 struct KeySlot([AtomicU64; 6]);
-
-/// When connections time out, seconds since their last packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// TCP, established.
-    pub tcp_established_s: u32,
-    /// TCP, half-open.
-    pub tcp_half_open_s: u32,
-    /// UDP of which only one side has sent.
-    pub udp_s: u32,
-    /// UDP of which both sides have sent.
-    pub udp_stream_s: u32,
-    /// Other protocols, and TCP whose beginning was not seen and that only one side has sent.
-    pub other_s: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Timeouts {
-        Timeouts {
-            tcp_established_s: 24 * 3600,
-            tcp_half_open_s: 30,
-            udp_s: 30,
-            udp_stream_s: 180,
-            other_s: 60,
-        }
-    }
-}
 
 /// A connection as operators see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,7 +101,7 @@ pub struct Connections {
     max: usize,
     /// Seconds since the table was made.
     tick: AtomicU32,
-    timeouts: [AtomicU32; 5],
+    timeouts: SharedTimeouts,
     /// Written for each connection that begins: not in a line that each packet reads.
     len: CachePadded<AtomicU32>,
     /// The slot that the next sweep begins with.
@@ -243,7 +120,7 @@ impl Connections {
             seeds: [0u64, 1, 2].map(|number| hasher.hash_one(number) | 1),
             max,
             tick: AtomicU32::new(0),
-            timeouts: Default::default(),
+            timeouts: SharedTimeouts::default(),
             len: CachePadded::new(AtomicU32::new(0)),
             next: CachePadded::new(AtomicU32::new(0)),
         };
@@ -253,16 +130,7 @@ impl Connections {
 
     /// Changes when connections time out.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
-        let all = [
-            timeouts.tcp_established_s,
-            timeouts.tcp_half_open_s,
-            timeouts.udp_s,
-            timeouts.udp_stream_s,
-            timeouts.other_s,
-        ];
-        for (place, timeout) in self.timeouts.iter().zip(all) {
-            place.store(timeout.min(TICK_MASK / 2), Ordering::Relaxed);
-        }
+        self.timeouts.set(timeouts);
     }
 
     /// Returns the number of slots.
@@ -517,7 +385,7 @@ impl Connections {
                 continue;
             };
             let (entry, zone) = (state.entry(), zone(key.zone()));
-            let timeout = self.timeout(entry.phase, key.protocol(), is_full);
+            let timeout = self.timeouts.of(entry.phase, key.protocol(), is_full);
             let is_over = idle(entry.tick, seconds) > timeout;
             let Some(zone) = zone.filter(|_| !is_over) else {
                 if self.free(slot, state) {
@@ -552,26 +420,6 @@ impl Connections {
         again.is_same_use(state).then_some((again, key))
     }
 
-    fn timeout(&self, phase: Phase, protocol: u8, is_full: bool) -> u32 {
-        let [established, half_open, udp, udp_stream, other] = self
-            .timeouts
-            .each_ref()
-            .map(|timeout| timeout.load(Ordering::Relaxed));
-        let is_udp = protocol == UDP;
-        match phase {
-            Phase::SynSent | Phase::SynReceived if is_full => half_open.min(HALF_OPEN_FULL_S),
-            Phase::SynSent | Phase::SynReceived => half_open,
-            Phase::Established => established,
-            Phase::FinFromOriginator | Phase::FinFromOther => CLOSING_S.min(established),
-            Phase::Closed => CLOSED_S,
-            Phase::OneWay | Phase::Answered if is_udp => udp,
-            Phase::TwoWay if is_udp => udp_stream,
-            Phase::Adopted | Phase::OneWay | Phase::Answered | Phase::TwoWay => other,
-            Phase::Revoked => REVOKED_S,
-            Phase::Fragments => FRAGMENTS_S,
-        }
-    }
-
     /// Returns the connections, in no order. Connections that begin or end meanwhile may be missing.
     pub fn iter(&self) -> impl Iterator<Item = Connection> {
         let now = self.now();
@@ -601,12 +449,8 @@ impl Connections {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    fn of(ends: &Ends, protocol: u8, at: At) -> (Key, bool) {
-        let mut key = Key::default();
-        let is_from_low = key.set(ends, protocol, at);
-        (key, is_from_low)
-    }
+    use crate::groups::key::Ends;
+    use crate::groups::key::tests::of;
 
     fn key(number: u32) -> Key {
         let ends = Ends {
@@ -649,32 +493,6 @@ mod tests {
     fn a_million_connections_need_108_bytes_each() {
         let table = Connections::new(1_000_000, Timeouts::default());
         assert_eq!(table.bytes(), 108_000_000);
-    }
-
-    /// Both directions of a connection have one key, and different connections different ones.
-    #[test]
-    fn both_directions_have_one_key() {
-        let ends = Ends {
-            source: 7,
-            destination: 5,
-            source_port: 1,
-            destination_port: 2,
-        };
-        let ((key, is_low), (back, is_back_low)) =
-            (of(&ends, 17, (0, 9)), of(&ends.turned(), 17, (0, 9)));
-        assert_eq!((key, is_low, is_back_low), (back, false, true));
-        assert_eq!(
-            (key.ends(), key.protocol(), key.zone()),
-            (ends.turned(), 17, 9)
-        );
-        for other in [
-            of(&ends, 6, (0, 9)).0,
-            of(&ends, 17, (0, 8)).0,
-            of(&ends, 17, (1, 9)).0,
-            Key::of_fragments(&ends, (0, 9)),
-        ] {
-            assert_ne!(key, other);
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use crosspoint_frame::Frame;
 use crosspoint_packet::headers::{Headers, Stop};
 
-use super::connections::Ends;
+use super::key::Ends;
 use super::numbers::ICMPV6;
 use super::packet::bytes_at;
 use crate::stages::port_security::is_hidden;

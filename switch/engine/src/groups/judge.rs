@@ -3,7 +3,8 @@
 use crosspoint_packet::DropReason;
 
 use crate::groups::GroupPolicy;
-use crate::groups::connections::{Connections, Found, Key, Place};
+use crate::groups::connections::{Connections, Found, Place};
+use crate::groups::key::Key;
 use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, TCP};
 use crate::groups::packet::{Flow, Fragments, Packet};
 use crate::groups::rules::{Direction, Question};

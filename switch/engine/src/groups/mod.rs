@@ -12,10 +12,12 @@
 pub mod connections;
 #[cfg(not(loom))]
 mod exempt;
+mod key;
 mod numbers;
 mod ranges;
 pub mod rules;
 pub mod state;
+pub mod timeouts;
 pub mod zone;
 
 #[cfg(not(loom))]
@@ -27,11 +29,12 @@ pub(crate) mod stage;
 
 use std::sync::Arc;
 
-pub use connections::{Connection, Connections, Swept, Timeouts};
+pub use connections::{Connection, Connections, Swept};
 #[cfg(not(loom))]
 pub use judge::Judgement;
 pub use rules::{Direction, Rule, RuleTable, TooComplex};
 pub use state::Phase as ConnectionState;
+pub use timeouts::Timeouts;
 pub use zone::Zone;
 
 impl std::fmt::Debug for GroupPolicy {

@@ -9,8 +9,8 @@ use std::net::Ipv4Addr;
 use crosspoint_frame::{Burst, Frame, HEAD_LEN};
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
-use crate::groups::connections::{Ends, Key};
 use crate::groups::exempt;
+use crate::groups::key::{Ends, Key};
 use crate::groups::numbers::{
     ECHO, ECHO_V6, EXTENSION_PROTOCOLS, ICMP, ICMPV6, SCTP, TCP, UDP, is_error,
 };
