@@ -1,7 +1,7 @@
 //! Shares an uplink that is full among the ports that send through it.
 //!
-//! An uplink is full while less than a quarter of a worker's transmit ring is free, or while its rate (`limit.in`) is used
-//! up. Then the guests that send through it are polled in proportion to their weights, by bytes, across all workers; the
+//! An uplink is full while less than a quarter of a worker's transmit ring is free, or a burst might not fit, or while its
+//! rate (`limit.in`) is used up. Then the guests that send through it are polled in proportion to their weights, by bytes, across all workers; the
 //! others wait, and their frames with them, in their rings. No frame is lost for that. A guest that waits for an uplink
 //! waits with all its frames, also with those for other ports: what a ring holds is not known before it is read. Frames of
 //! another uplink cannot wait; those of an uplink that is ahead are dropped while the rate is used up (`stages/meter.rs`).
@@ -303,6 +303,12 @@ fn rate_wait(port: &PortSnapshot, now: u64) -> u64 {
     meter.map_or(0, |meter| meter.wait(now))
 }
 
+/// Returns whether a ring has so little room that senders share it: less than a quarter; and where a whole burst is more than
+/// that, as in a handoff to another worker, so little that the next burst may not fit.
+fn is_low(room: usize, size: usize) -> bool {
+    room < (size / 4).max(BURST.min(size / 2))
+}
+
 /// Returns how many frames may follow into a ring with this room.
 fn frames_max(room: usize) -> usize {
     (room / FRAME_DESCRIPTORS).clamp(1, FULL_BURST)
@@ -326,7 +332,7 @@ pub(crate) fn note(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, count: usi
         }
         let (room, ring_size) = tx.nic_room(port);
         let rate_wait = rate_wait(uplink, now);
-        if room < ring_size / 4 || rate_wait > 0 {
+        if is_low(room, ring_size) || rate_wait > 0 {
             share.note_full(now, rate_wait);
         } else if !share.was_full(now, share.full_for) {
             continue;
@@ -369,7 +375,7 @@ pub(crate) fn waits(stream: &mut Stream, view: &Snapshot, tx: &mut Tx, now: u64)
     let rate_wait = rate_wait(uplink, now);
     share.note_look(wait.looked_at, now);
     wait.looked_at = now;
-    if room < size / 4 || rate_wait > 0 {
+    if is_low(room, size) || rate_wait > 0 {
         share.note_full(now, rate_wait);
     } else if !share.was_full(now, share.full_for) {
         share.release(id);
