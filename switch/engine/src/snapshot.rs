@@ -156,8 +156,12 @@ pub struct Snapshot {
     pub bindings: Bindings,
     /// Whether the rate is limited of what any guest sends.
     pub shapes: bool,
-    /// Whether frames for any port may be refused one by one, or any guest has security groups.
+    /// Whether the rate is limited of what is sent to any guest.
     pub polices: bool,
+    /// Whether any guest has security groups.
+    pub has_groups: bool,
+    /// Whether frames for any port may be refused one by one, by rates or groups: one check for a burst.
+    pub refuses: bool,
     /// The connections of guests with security groups; `None` if there are no such guests.
     pub connections: Option<Arc<Connections>>,
     /// Forwarding database.
@@ -189,6 +193,8 @@ impl Snapshot {
             bindings: Bindings::new(&ports),
             shapes: false,
             polices: false,
+            has_groups: false,
+            refuses: false,
             connections: None,
             ports,
             fdb,
@@ -251,8 +257,10 @@ impl Snapshot {
     fn note_meters(&mut self) {
         let ports = || self.ports.iter().flatten();
         let shapes = ports().any(|port| port.meter_out.is_some());
-        let polices = ports().any(PortSnapshot::is_policed);
+        let polices = ports().any(|port| port.meter_in.is_some());
         (self.shapes, self.polices) = (shapes, polices);
+        self.has_groups = ports().any(|port| port.groups.is_some());
+        self.refuses = self.polices || self.has_groups;
     }
 
     /// Returns the ports that a frame flooded from port `ingress` in `vlan` goes to.

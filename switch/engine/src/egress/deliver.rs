@@ -73,7 +73,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
                     }
                     continue;
                 }
-                Ok((port, tag)) if view.polices && port.is_policed() => {
+                Ok((port, tag)) if view.refuses && port.is_policed() => {
                     dropped += push_policed(burst, (number, port, tag), run, view, tx);
                     continue;
                 }

@@ -256,6 +256,12 @@ impl Tx {
         denied.or(is_over.then_some(DropReason::RateExceeded))
     }
 
+    /// Forgets which frames of the burst before were refused.
+    pub(crate) fn forget_refused(&mut self) {
+        self.over_rate = 0;
+        self.packets.forget();
+    }
+
     /// Exchanges the egress queue to NIC port `port`.
     pub fn swap_nic(&mut self, port: u16, nic: &mut Option<Box<NicTx>>) {
         if let Some(slot) = self.nics.get_mut(usize::from(port)) {

@@ -458,29 +458,32 @@ mod tests {
         }
     }
 
+    /// Both senders of weight 1 want to send in each of these rounds, or one. Returns what each has sent in them.
+    fn send(share: &UplinkShare, now: &mut u64, ports: &[u16], rounds: u64) -> [u64; 2] {
+        let mut sent = [0u64; 2];
+        for _ in 0..rounds {
+            *now += share.renew;
+            share.note_full(*now, 0);
+            for port in ports {
+                share.claim(*port, *now);
+                if !share.is_ahead(*port, *now) {
+                    share.charge(*port, 1, 1500, true, *now);
+                    sent[usize::from(*port)] += 1500;
+                }
+            }
+        }
+        sent
+    }
+
     /// A sender that pauses does not hold up the others, and has saved nothing up when it returns.
     #[test]
     fn a_pause_is_not_saved_up() {
         let share = UplinkShare::new(&CLOCK);
         let mut now = 1_000_000;
-        let mut send = |ports: &[u16], rounds: usize| {
-            let mut sent = [0u64; 2];
-            for _ in 0..rounds {
-                now += share.renew;
-                share.note_full(now, 0);
-                for port in ports {
-                    share.claim(*port, now);
-                    if !share.is_ahead(*port, now) {
-                        share.charge(*port, 1, 1500, true, now);
-                        sent[usize::from(*port)] += 1500;
-                    }
-                }
-            }
-            sent
-        };
+        let mut send = |ports: &[u16], rounds| send(&share, &mut now, ports, rounds);
         send(&[0, 1], 100);
         // Longer than the other's account is kept.
-        let rounds = (share.full_for / share.renew) as usize + 5000;
+        let rounds = share.full_for / share.renew + 5000;
         let alone = send(&[0], rounds);
         assert!(alone[0] > 1500 * 4900, "{alone:?}");
         let both = send(&[0, 1], 1000);
@@ -493,33 +496,18 @@ mod tests {
         for has_left in [false, true] {
             let share = UplinkShare::new(&CLOCK);
             let mut now = 1_000_000;
-            let mut sent = [0u64; 2];
-            let mut send = |ports: &[u16], rounds: u64| {
-                for _ in 0..rounds {
-                    now += share.renew;
-                    share.note_full(now, 0);
-                    for port in ports {
-                        share.claim(*port, now);
-                        if !share.is_ahead(*port, now) {
-                            share.charge(*port, 1, 1500, true, now);
-                            sent[usize::from(*port)] += 1500;
-                        }
-                    }
-                }
-                sent
-            };
+            let mut send = |ports: &[u16], rounds| send(&share, &mut now, ports, rounds);
             let round = |time: u64| time / share.renew;
             send(&[0, 1], 100);
             if has_left {
                 share.release(1);
             }
             // Longer than a claim lasts.
-            let [one, other] = send(&[0], round(3 * share.claim));
-            let ahead = one - other;
-            assert!(ahead > 1500 * 3000, "{ahead}");
+            let alone = send(&[0], round(3 * share.claim));
+            assert!(alone[0] > 1500 * 3000, "{alone:?}");
             let [one, other] = send(&[0, 1], 2 * round(3 * share.claim));
-            let due = if has_left { ahead } else { 0 };
-            let rest = (one - other).abs_diff(due);
+            let due = if has_left { 0 } else { alone[0] };
+            let rest = (other as i64 - one as i64).abs_diff(due as i64);
             assert!(rest <= SLACK + 1500, "{has_left}: {rest}");
         }
     }

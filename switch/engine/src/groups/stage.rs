@@ -174,7 +174,6 @@ pub(crate) fn receive(
     worker: usize,
     packets: &mut Packets,
 ) {
-    packets.denied = 0;
     let Some(connections) = view.connections.as_deref() else {
         return;
     };

@@ -325,7 +325,6 @@ impl Sum for Size {
 #[inline(never)]
 pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let now = tsc();
-    tx.over_rate = 0;
     let source = view.port(ingress);
     let is_guest = source.is_some_and(|port| !port.is_uplink);
     let (mut run, mut is_ahead): (Option<(u16, Policing<'_>)>, _) = (None, false);

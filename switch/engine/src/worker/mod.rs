@@ -1,24 +1,19 @@
 //! A worker: one pinned thread that polls its streams and takes each burst from receiving to completion.
 
+mod forward;
 mod link;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crosspoint_frame::{Burst, Verdict, tsc};
+use crosspoint_frame::{Burst, tsc};
 use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 use crosspoint_xsk::Flushed;
 
-use crate::bridge::flood;
-use crate::egress::deliver::deliver;
 use crate::egress::tx::Tx;
 use crate::egress::uplink;
-use crate::groups::stage as groups;
-use crate::observe;
-use crate::observe::counters::QueueCounters;
-use crate::observe::mirror;
 use crate::schedule::Turn;
 use crate::schedule::charge;
 use crate::schedule::charge_doorbells;
@@ -27,16 +22,12 @@ use crate::schedule::note_nic_user;
 use crate::schedule::turn_of;
 use crate::snapshot::Snapshot;
 use crate::stages::Keys;
-use crate::stages::admit;
-use crate::stages::lookup;
-use crate::stages::meter;
-use crate::stages::parse;
 use crate::stream::Stream;
-use crate::stream::StreamId;
 use crate::sync::sleep::Sleeper;
 use crate::walk::LOOK;
 use crate::walk::Walk;
 
+use forward::{forward, send_out};
 use link::INJECTED;
 pub use link::{Injected, QUANTUM, Shared, Update, WorkerLink};
 
@@ -490,64 +481,6 @@ impl Nap {
         };
         self.last
     }
-}
-
-/// Takes a burst received on queue `id` through all stages.
-#[inline(always)]
-fn forward(
-    burst: &mut Burst,
-    id: StreamId,
-    view: &Snapshot,
-    tick: u8,
-    keys: &mut Keys,
-    tx: &mut Tx,
-    counters: &QueueCounters,
-) {
-    let ingress = id.0;
-    parse(burst);
-    admit(burst, ingress, view);
-    if view.polices {
-        groups::send(burst, ingress, view, tx.worker, &mut tx.packets);
-    }
-    if lookup(burst, ingress, view, tick, keys) {
-        flood::police(burst, ingress, view, tx);
-    }
-    if view.polices {
-        groups::receive(burst, ingress, view, tx.worker, &mut tx.packets);
-        meter::police(burst, ingress, view, tx);
-    }
-    if view.is_observed() {
-        observe::received(burst, id, view, tx);
-    }
-    match view.mirrors.is_empty() {
-        true => deliver(burst, ingress, view, tx, counters),
-        false => mirror::deliver_with_copies(burst, ingress, view, tx, counters),
-    }
-}
-
-/// Sends a burst of untagged frames out of `id`'s port, in `vlan`.
-#[cold]
-#[inline(never)]
-fn send_out(
-    burst: &mut Burst,
-    id: StreamId,
-    vlan: u16,
-    view: &Snapshot,
-    tx: &mut Tx,
-    counters: &QueueCounters,
-) {
-    parse(burst);
-    for frame in burst.frames_mut() {
-        (frame.vlan, frame.tci) = (vlan, vlan);
-        frame.verdict = Verdict::port(id.0);
-    }
-    // What the switch says itself is refused by no port, and by no mark of the burst before.
-    tx.over_rate = 0;
-    tx.packets.forget();
-    if view.is_observed() {
-        observe::received(burst, id, view, tx);
-    }
-    deliver(burst, id.0, view, tx, counters);
 }
 
 /// Reports a fault to the control thread; `false` when its list is full.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crosspoint_engine::groups::{
     Connections, Direction, GroupPolicy, Rule, RuleTable, Timeouts, Zone,
 };
+use crosspoint_engine::observe::explain::{Packet as Specimen, explain};
+use crosspoint_frame::Offload;
 use crosspoint_packet::{DropReason, IpNet};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -205,6 +207,24 @@ impl Rig {
                 port.groups = Some(Arc::new(policy));
             }
         });
+    }
+
+    /// The ports that would get a frame from a port now.
+    fn explained(&self, from: usize, frame: &[u8]) -> Vec<usize> {
+        let specimen = Specimen {
+            ingress: from as u16,
+            bytes: frame,
+            len: frame.len() as u32,
+            offload: Offload::default(),
+            fate: None,
+        };
+        let explained = explain(specimen, &self.single.view, 0);
+        let copies = explained
+            .copies
+            .iter()
+            .filter(|copy| copy.dropped.is_none());
+        let ports = copies.map(|copy| usize::from(copy.port));
+        ports.filter(|_| explained.dropped.is_none()).collect()
     }
 
     /// Sends a frame from a port, and returns the ports that get it.
@@ -452,8 +472,8 @@ fn any_packet() -> impl Strategy<Value = Packet> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Each packet reaches exactly the ports whose rules and connections, and its sender's, allow it by the model; and each
-    /// rule has decided as often as there.
+    /// Each packet reaches exactly the ports whose rules and connections, and its sender's, allow it by the model, and that an
+    /// explanation names before it is sent; and each rule has decided as often as in the model.
     #[test]
     fn packets_pass_exactly_as_rules_and_connections_allow(
         rules in [prop::collection::vec(any_rule(), 0..8), prop::collection::vec(any_rule(), 0..80)],
@@ -468,7 +488,10 @@ proptest! {
         });
         for (number, packet) in packets.iter().enumerate() {
             let from = port_of(packet.from);
-            let got = rig.send(from, &packet.frame(format!("{number}").as_bytes()));
+            let frame = packet.frame(format!("{number}").as_bytes());
+            let explained = rig.explained(from, &frame);
+            let got = rig.send(from, &frame);
+            prop_assert_eq!(&got, &explained, "packet {}: {:?}", number, packet);
             let is_sent = models.get_mut(from).is_none_or(|model| model.passes(packet));
             let receivers = (0..PORTS).filter(|port| match packet.is_flooded {
                 true => *port != from,
