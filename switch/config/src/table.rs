@@ -145,15 +145,15 @@ keys! {
         max: u32 = whole(CONNECTIONS_MIN..=CONNECTIONS_MAX, "max = 262144").or(CONNECTIONS_DEFAULT), Restart;
         /// What becomes of connections that the rules no longer allow.
         on_change: OnChange = word().or(OnChange::Revalidate), AtOnce;
-        /// A TCP connection of which both sides have spoken.
+        /// A TCP connection that is established.
         tcp_established: Duration = time("1s", "168h", "24h").or_example(), AtOnce;
-        /// A TCP connection that is being opened or closed.
+        /// A TCP connection that is being opened. One that is being closed stays for 120 s, a closed one for 10 s.
         tcp_half_open: Duration = time("1s", "168h", "30s").or_example(), AtOnce;
-        /// UDP of which only one side has spoken.
+        /// UDP until its originator has sent again after an answer.
         udp: Duration = time("1s", "168h", "30s").or_example(), AtOnce;
-        /// UDP of which both sides have spoken.
+        /// UDP after that.
         udp_stream: Duration = time("1s", "168h", "180s").or_example(), AtOnce;
-        /// Any other protocol.
+        /// Any other protocol, and TCP whose beginning was not seen, until the other side sends.
         other: Duration = time("1s", "168h", "60s").or_example(), AtOnce;
     }
 }

@@ -110,7 +110,7 @@ drop_reasons! {
     RateExceeded = "rate_exceeded", Egress;
     /// No rule of the port's security groups allows this to be sent to the guest, and it belongs to no connection.
     GroupDeniedIn = "group_denied_in", Egress;
-    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or the table is full.
+    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or a quarter that others have begun and it has not answered, or the table is full.
     ConnectionLimitIn = "connection_limit_in", Egress;
     /// A later fragment of a datagram whose first fragment has not come, or was not allowed by the port's security groups.
     FragmentUnknownIn = "fragment_unknown_in", Egress;

@@ -65,8 +65,7 @@ impl FileChanges<'_> {
     ) -> Result<(), KeepError> {
         let refused = |problem: String| KeepError::Refused { problem };
         let changed = self.wanted().with_set_changed(name, change, is_added);
-        let (wanted, count) =
-            changed.map_err(|_| refused(format!("no set of the file is named {name:?}")))?;
+        let (wanted, count) = changed.map_err(|error| refused(format!("set {name:?}: {error}")))?;
         if count == 0 {
             return Ok(());
         }
@@ -108,6 +107,8 @@ fn with(text: &str, added: &[IpNet]) -> String {
 }
 
 fn without(text: &str, removed: &[IpNet]) -> String {
+    // Both may have tens of thousands.
+    let removed: BTreeSet<IpNet> = removed.iter().copied().collect();
     let is_removed = |line: &str| address_of(line).is_some_and(|net| removed.contains(&net));
     let lines = text.split_inclusive('\n');
     lines.filter(|line| !is_removed(line)).collect()

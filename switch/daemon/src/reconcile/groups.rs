@@ -56,7 +56,8 @@ impl SetChanges {
                 let changed = config.with_set_changed(name, change, is_added);
                 changed.map_or(config, |(config, _)| config)
             };
-            with(with(config, &added, true), &removed, false)
+            // First what makes room: the set may be as large as it can be.
+            with(with(config, &removed, false), &added, true)
         })
     }
 

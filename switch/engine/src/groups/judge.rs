@@ -447,10 +447,8 @@ impl Judge<'_> {
             generation: self.policy.generation,
             tick: now,
         };
-        if !zone.reserve(&entry) {
-            zone.note_refused();
-        } else if !self.connections.insert(&key, &place, &entry) {
-            zone.note_refused();
+        // Without a note, later fragments are dropped and counted by name.
+        if zone.reserve(&entry) && !self.connections.insert(&key, &place, &entry) {
             zone.note_gone(&entry);
         }
     }

@@ -86,8 +86,8 @@ pub struct ConnectionRow {
     pub destination: String,
     /// The port there.
     pub destination_port: u16,
-    /// `syn_sent`, `syn_received`, `established`, `closing`, `closed`, `adopted` (its beginning was not seen), `one_way` or
-    /// `two_way`.
+    /// `syn_sent`, `syn_received`, `established`, `closing`, `closed`, `adopted` (its beginning was not seen), `one_way`,
+    /// `answered`, `two_way` or `revoked` (changed rules do not allow it).
     pub state: String,
     /// Seconds since its last packet.
     pub idle_s: u32,
