@@ -150,6 +150,8 @@ mod tests {
     fn port(egress: Egress, weight: u32) -> Option<PortSnapshot> {
         Some(PortSnapshot {
             name: "".into(),
+            bridge: 0,
+            tags: None,
             vlan: Arc::new(VlanPolicy::Unaware),
             egress,
             counters: Arc::new(PortCounters::new(1, 1)),

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crosspoint_frame::{Frame, HeaderOp};
-use crosspoint_packet::{FlowHasher, Mac};
+use crosspoint_packet::{DropReason, FlowHasher, Mac};
 
 use crate::bridge::fdb::Fdb;
 use crate::bridge::fdb::Quota;
 use crate::bridge::members::Members;
 use crate::bridge::probe::Probes;
+use crate::bridge::several::{Bridge, BridgeTags, DEFAULT_BRIDGE};
 use crate::bridge::storm::StormControl;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
@@ -46,7 +47,11 @@ pub enum Egress {
 pub struct PortSnapshot {
     /// Its name.
     pub name: Arc<str>,
-    /// Its VLANs.
+    /// The number of its bridge.
+    pub bridge: u8,
+    /// The other bridges whose frames it has, each behind its tag; `None` for none.
+    pub tags: Option<Arc<BridgeTags>>,
+    /// Its VLANs in its bridge.
     pub vlan: Arc<VlanPolicy>,
     /// Destination of its frames.
     pub egress: Egress,
@@ -84,7 +89,7 @@ impl PortSnapshot {
     /// Returns whether its configuration places its frames in VLANs.
     #[inline(always)]
     pub(crate) fn is_vlan_aware(&self) -> bool {
-        !matches!(*self.vlan, VlanPolicy::Unaware)
+        self.vlan.is_aware()
     }
 
     /// Returns whether it is blocked, because a loop goes through it or a mirror has it: frames from it are dropped, no
@@ -117,8 +122,26 @@ impl PortSnapshot {
         !self.is_isolated || other.is_uplink || std::ptr::eq(self, other)
     }
 
+    /// Returns the tag operation for a unicast frame from port `source` that leaves through this port, or why it may not.
+    #[inline(always)]
+    pub(crate) fn way_out(
+        &self,
+        frame: &Frame,
+        source: Option<&PortSnapshot>,
+        view: &Snapshot,
+    ) -> Result<HeaderOp, DropReason> {
+        let tag = match view.has_bridges {
+            true => self.tag_op_of_bridge(frame),
+            false => self.tag_op(frame),
+        };
+        match source.is_none_or(|source| source.reaches(self)) {
+            true => tag.ok_or(DropReason::VlanNotCarried),
+            false => Err(tag.map_or(DropReason::VlanNotCarried, |_| DropReason::Isolated)),
+        }
+    }
+
     /// Like [`tag_op`](Self::tag_op), for a copy of a flooded frame, which may be a control frame.
-    pub fn flooded_tag_op(&self, frame: &Frame) -> Option<HeaderOp> {
+    pub(crate) fn flooded_tag_op(&self, frame: &Frame) -> Option<HeaderOp> {
         match frame.dst.is_link_local_control() {
             true => (self.control.has(frame.dst) && !frame.tagged).then_some(HeaderOp::Keep),
             false => self.tag_op(frame),
@@ -150,10 +173,14 @@ impl PortSnapshot {
 pub struct Snapshot {
     /// Ports by number; numbers without a port are empty.
     pub ports: Box<[Option<PortSnapshot>]>,
-    /// The ports of each VLAN.
+    /// The ports of each VLAN of the default bridge.
     pub members: Members,
-    /// Bindings of addresses to ports.
+    /// Bindings of addresses to ports of the default bridge.
     pub bindings: Bindings,
+    /// The other bridges, by number less one.
+    pub bridges: Box<[Option<Bridge>]>,
+    /// Whether there are any: one check for a burst.
+    pub(crate) has_bridges: bool,
     /// Whether the rate is limited of what any guest sends.
     pub shapes: bool,
     /// Whether the rate is limited of what is sent to any guest.
@@ -164,7 +191,7 @@ pub struct Snapshot {
     pub refuses: bool,
     /// The connections of guests with security groups; `None` if there are no such guests.
     pub connections: Option<Arc<Connections>>,
-    /// Forwarding database.
+    /// Forwarding database of the default bridge.
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
     pub flows: FlowHasher,
@@ -189,8 +216,10 @@ impl Snapshot {
         taps: Box<[Arc<Tap>]>,
     ) -> Snapshot {
         let mut snapshot = Snapshot {
-            members: Members::new(&ports),
-            bindings: Bindings::new(&ports),
+            members: Members::new(&ports, DEFAULT_BRIDGE),
+            bindings: Bindings::new(&ports, DEFAULT_BRIDGE),
+            bridges: Box::new([]),
+            has_bridges: false,
             shapes: false,
             polices: false,
             has_groups: false,
@@ -207,6 +236,56 @@ impl Snapshot {
         };
         snapshot.note_meters();
         snapshot
+    }
+
+    /// Returns the snapshot with these bridges besides the default one, by number less one.
+    pub fn with_bridges(self, bridges: Box<[Option<Bridge>]>) -> Snapshot {
+        Snapshot {
+            has_bridges: bridges.iter().any(Option::is_some),
+            bridges,
+            ..self
+        }
+    }
+
+    /// Returns bridge `number`, if it is not the default one.
+    #[inline(always)]
+    pub fn other_bridge(&self, number: u8) -> Option<&Bridge> {
+        let index = usize::from(number).checked_sub(1)?;
+        self.bridges.get(index)?.as_ref()
+    }
+
+    /// Returns the forwarding database of a bridge; `None` if there is no such bridge.
+    #[inline(always)]
+    pub fn fdb_of(&self, bridge: u8) -> Option<&Fdb> {
+        match bridge {
+            DEFAULT_BRIDGE => Some(&self.fdb),
+            other => self.other_bridge(other).map(|bridge| &*bridge.fdb),
+        }
+    }
+
+    /// Returns the member lists of a bridge.
+    #[inline(always)]
+    pub fn members_of(&self, bridge: u8) -> Option<&Members> {
+        match bridge {
+            DEFAULT_BRIDGE => Some(&self.members),
+            other => self.other_bridge(other).map(|bridge| &bridge.members),
+        }
+    }
+
+    /// Returns the bindings of a bridge.
+    #[inline(always)]
+    pub fn bindings_of(&self, bridge: u8) -> Option<&Bindings> {
+        match bridge {
+            DEFAULT_BRIDGE => Some(&self.bindings),
+            other => self.other_bridge(other).map(|bridge| &bridge.bindings),
+        }
+    }
+
+    /// Returns the ports that a flooded frame may go to, ascending, including its ingress port.
+    #[inline(always)]
+    pub(crate) fn flood_members(&self, frame: &Frame) -> &[u16] {
+        let members = self.members_of(frame.bridge);
+        members.map_or(&[], |members| members.of_flooded(frame))
     }
 
     /// Returns the snapshot with these static addresses, sorted by address and VLAN.
@@ -248,9 +327,16 @@ impl Snapshot {
 
     /// Rebuilds the VLAN member lists, the bindings and what is known of rates after `ports` was changed in place.
     pub fn renew_members(&mut self) {
-        self.members = Members::new(&self.ports);
+        self.members = Members::new(&self.ports, DEFAULT_BRIDGE);
         let statics = self.bindings.statics().clone();
-        self.bindings = Bindings::new(&self.ports).with_statics(statics);
+        self.bindings = Bindings::new(&self.ports, DEFAULT_BRIDGE).with_statics(statics);
+        for (number, bridge) in (1u8..).zip(&mut self.bridges) {
+            if let Some(bridge) = bridge {
+                bridge.members = Members::new(&self.ports, number);
+                let statics = bridge.bindings.statics().clone();
+                bridge.bindings = Bindings::new(&self.ports, number).with_statics(statics);
+            }
+        }
         self.note_meters();
     }
 
@@ -263,32 +349,51 @@ impl Snapshot {
         self.refuses = self.polices || self.has_groups;
     }
 
-    /// Returns the ports that a frame flooded from port `ingress` in `vlan` goes to.
-    pub fn flooded_to(&self, ingress: u16, vlan: u16) -> impl Iterator<Item = u16> {
+    /// Returns the ports that a frame flooded from port `ingress` in `vlan` of `bridge` goes to.
+    pub fn flooded_to(&self, ingress: u16, (bridge, vlan): (u8, u16)) -> impl Iterator<Item = u16> {
         let source = self.port(ingress);
-        let members = self.members.of(vlan).iter().copied();
-        members.filter(move |number| {
+        let members = self
+            .members_of(bridge)
+            .map_or(&[][..], |members| members.of(vlan));
+        members.iter().copied().filter(move |number| {
             let reaches = |port: &PortSnapshot| source.is_none_or(|source| source.reaches(port));
             *number != ingress && self.port(*number).is_some_and(reaches)
         })
     }
 
-    /// Returns whether port `port` may receive frames from `mac` in `vlan`, according to all ports' guards.
+    /// Returns whether port `port` may receive frames from `mac` in `vlan` of its bridge, according to all ports' guards.
     pub fn allows_source(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+        let Some(bridge) = self.port(port).map(|port| port.bridge) else {
+            return true;
+        };
+        self.allows_source_in(mac, (bridge, vlan), port)
+    }
+
+    /// The same, in a bridge whose frames the port has.
+    pub fn allows_source_in(&self, mac: Mac, at: (u8, u16), port: u16) -> bool {
         let guard = self.port(port).and_then(|port| port.sources.as_deref());
-        guard.is_none_or(|guard| guard.allows(mac)) && self.is_free_for(mac, vlan, port)
+        guard.is_none_or(|guard| guard.allows(mac)) && self.is_free_for(mac, at, port)
     }
 
-    /// Returns whether the address is bound to no other port in `vlan`.
-    pub(crate) fn is_free_for(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+    /// Returns whether the address is bound to no other port in a VLAN of a bridge.
+    pub(crate) fn is_free_for(&self, mac: Mac, (bridge, vlan): (u8, u16), port: u16) -> bool {
         let policy = |owner| self.port(owner).map(|port| &*port.vlan);
-        self.bindings.allows(mac, vlan, port, policy)
+        let bindings = self.bindings_of(bridge);
+        bindings.is_none_or(|bindings| bindings.allows(mac, vlan, port, policy))
     }
 
-    /// Returns whether the IP address is bound to another port that carries `vlan`, and not to port `port`.
-    pub(crate) fn is_bound_elsewhere(&self, address: IpAddr, vlan: u16, port: u16) -> bool {
+    /// Returns whether the IP address is bound to another port of the bridge that carries `vlan`, and not to port `port`.
+    pub(crate) fn is_bound_elsewhere(
+        &self,
+        address: IpAddr,
+        (bridge, vlan): (u8, u16),
+        port: u16,
+    ) -> bool {
+        let Some(bindings) = self.bindings_of(bridge) else {
+            return false;
+        };
         let mut is_bound = false;
-        for owner in self.bindings.ips().owners(address) {
+        for owner in bindings.ips().owners(address) {
             if owner == port {
                 return false;
             }
@@ -297,6 +402,19 @@ impl Snapshot {
                 .is_some_and(|owner| owner.vlan.carries(vlan));
         }
         is_bound
+    }
+
+    /// Returns whether any IP address is bound in a bridge that frames of this port are in.
+    #[inline(always)]
+    pub(crate) fn has_bound_ips(&self, port: Option<&PortSnapshot>) -> bool {
+        let has = |bindings: &Bindings| !bindings.ips().is_empty();
+        if !self.has_bridges {
+            return has(&self.bindings);
+        }
+        let others = self.bridges.iter().flatten();
+        has(&self.bindings)
+            || port.is_some_and(|port| port.bridge != DEFAULT_BRIDGE || port.tags.is_some())
+                && others.map(|bridge| &bridge.bindings).any(has)
     }
 
     /// Returns port number `port`.

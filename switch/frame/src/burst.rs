@@ -117,14 +117,20 @@ pub struct Frame {
     pub tci: u16,
     /// Where the frame goes.
     pub verdict: Verdict,
-    /// The frame's VLAN; 0 for frames that belong to none.
+    /// The frame's VLAN in its bridge, below 4096; 0 for frames that belong to none.
     pub vlan: u16,
-    /// Whether the frame has an 802.1Q tag.
-    pub tagged: bool,
-    /// Whether another tag follows it.
-    pub stacked: bool,
     /// Number of 802.1Q or 802.1ad tags that are not counted in its length (`TAGS_MAX` at most).
     pub tags: u8,
+    /// Whether the frame has an 802.1Q tag, behind its bridge's tag if it has that.
+    pub tagged: bool,
+    /// Whether another tag follows it, of either kind; without an 802.1Q tag, whether it has an 802.1ad tag.
+    pub stacked: bool,
+    /// The number of the frame's bridge; 0 for the default bridge.
+    pub bridge: u8,
+    /// Whether the frame begins with its bridge's tag.
+    pub has_bridge_tag: bool,
+    /// Its bridge's tag, as it is on the wire. Meaningful when that tag is pushed.
+    pub bridge_tag: [u8; TAG_LEN],
 }
 
 impl Frame {
@@ -148,17 +154,23 @@ impl Frame {
         tci: 0,
         verdict: Verdict::PENDING,
         vlan: 0,
+        tags: 0,
         tagged: false,
         stacked: false,
-        tags: 0,
+        bridge: 0,
+        has_bridge_tag: false,
+        bridge_tag: [0; TAG_LEN],
     };
 
-    /// Everything that decides where the frame goes and what happens to its tag, as one word: verdict, VLAN, tags.
-    /// Frames with equal words are handled the same.
+    /// Everything that decides where the frame goes and what happens to its tags, as one word: verdict, VLAN, bridge, tags.
+    /// Frames with equal words are handled the same. A verdict has 18 bits, and a VLAN 12.
     #[inline(always)]
     pub fn route(&self) -> u64 {
-        let tags = u64::from(self.tagged) | u64::from(self.stacked) << 8;
-        u64::from(self.verdict.0) | u64::from(self.vlan) << 32 | tags << 48
+        let (tagged, stacked) = (u8::from(self.tagged), u8::from(self.stacked));
+        let has_bridge_tag = u8::from(self.has_bridge_tag);
+        // In the order of the fields: read as one word.
+        let tags = u32::from_le_bytes([tagged, stacked, self.bridge, has_bridge_tag]);
+        u64::from(self.verdict.0 | u32::from(self.vlan) << 20) | u64::from(tags) << 32
     }
 
     /// Number of bytes of `head` that belong to the frame.
@@ -182,15 +194,21 @@ impl Frame {
     }
 }
 
-/// What to do with a frame's 802.1Q tag in one copy.
+/// What to do with a frame's tags in one copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeaderOp {
     /// Keep the bytes unchanged.
     Keep,
-    /// Insert a tag with the frame's `tci`.
+    /// Insert an 802.1Q tag with the frame's `tci`.
     Push,
-    /// Remove the tag.
+    /// Remove the first tag.
     Pop,
+    /// Insert the tag of the frame's bridge.
+    PushBridge,
+    /// Insert the tag of the frame's bridge, and an 802.1Q tag with the frame's `tci` behind it.
+    PushBoth,
+    /// Remove the first two tags.
+    PopBoth,
 }
 
 impl HeaderOp {
@@ -199,8 +217,23 @@ impl HeaderOp {
     pub fn growth(self) -> isize {
         match self {
             HeaderOp::Keep => 0,
-            HeaderOp::Push => 4,
+            HeaderOp::Push | HeaderOp::PushBridge => 4,
             HeaderOp::Pop => -4,
+            HeaderOp::PushBoth => 8,
+            HeaderOp::PopBoth => -8,
+        }
+    }
+
+    /// Number of tags of a copy, if the frame has `tags`; at most [`TAGS_MAX`]. Any tag behind the second is part of the
+    /// payload.
+    #[inline(always)]
+    pub fn tags_of_copy(self, tags: u8) -> u8 {
+        match self {
+            HeaderOp::Keep => tags,
+            HeaderOp::Push | HeaderOp::PushBridge => (tags + 1).min(TAGS_MAX),
+            HeaderOp::PushBoth => (tags + 2).min(TAGS_MAX),
+            HeaderOp::Pop => tags.saturating_sub(1),
+            HeaderOp::PopBoth => tags.saturating_sub(2),
         }
     }
 }
@@ -230,6 +263,8 @@ pub struct Burst {
     has_chains: bool,
     /// Work spent on reading the frames' descriptors.
     reading: u32,
+    /// Whether frames may be in other bridges than the default one.
+    has_bridges: bool,
     /// Scratch list, lent to code that assembles a frame's pieces.
     scratch: Vec<Segment>,
     /// UMEM memory of the frames that may be taken instead of copied.
@@ -256,6 +291,7 @@ impl Burst {
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
             has_chains: false,
             reading: 0,
+            has_bridges: false,
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
             lease: FrameSwap::default(),
             held: Held::default(),
@@ -272,6 +308,31 @@ impl Burst {
         self.reading = 0;
         self.segments.clear();
         self.lease.close();
+        if self.has_bridges {
+            self.forget_bridges();
+        }
+    }
+
+    /// Puts all frames into `bridge`, whose tag on the wire is `tag`; later bursts are in the default bridge again.
+    pub fn set_bridge(&mut self, bridge: u8, tag: [u8; TAG_LEN]) {
+        self.note_bridges();
+        for frame in self.frames_mut() {
+            (frame.bridge, frame.has_bridge_tag, frame.bridge_tag) = (bridge, false, tag);
+        }
+    }
+
+    /// Notes that frames of this burst may be in other bridges than the default one.
+    pub fn note_bridges(&mut self) {
+        self.has_bridges = true;
+    }
+
+    /// A frame's place in the array is used again, and most bursts do not write these fields.
+    #[cold]
+    fn forget_bridges(&mut self) {
+        self.has_bridges = false;
+        for frame in self.frames.iter_mut() {
+            (frame.bridge, frame.has_bridge_tag) = (0, false);
+        }
     }
 
     /// UMEM addresses of the frames, if they may be taken instead of copied.

@@ -5,8 +5,8 @@ use crate::{Burst, Frame, HEAD_LEN, HeaderOp, Offload, Segment, SegmentMut, TxEn
 
 /// Maximum bytes before a frame in a receive buffer: the virtio-net header.
 const MAX_HEADER: usize = 12;
-/// Header, frame head, and a pushed tag.
-const PREFIX_LEN: usize = MAX_HEADER + HEAD_LEN + 4;
+/// Header, frame head, and two pushed tags.
+const PREFIX_LEN: usize = MAX_HEADER + HEAD_LEN + 8;
 
 /// The first bytes of one copy, assembled on the stack: the destination's header (none for a NIC), then the frame's
 /// head with its tag pushed or popped.
@@ -43,6 +43,10 @@ impl Prefix {
                 body[12..HEAD_LEN - 4].copy_from_slice(&frame.head[16..]);
                 prefix.len -= 4;
             }
+            HeaderOp::PushBridge | HeaderOp::PushBoth | HeaderOp::PopBoth => {
+                write_head_with_bridge_tag(body, frame, tag);
+                prefix.len = prefix.len.saturating_add_signed(tag.growth());
+            }
         }
         prefix
     }
@@ -50,6 +54,25 @@ impl Prefix {
     #[inline(always)]
     fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// Writes the head of a frame, with tags of its bridge pushed or popped, to the start of `body`. When both tags are popped,
+/// the bridge stage has checked that they are there, so the head has 22 bytes.
+#[cold]
+#[inline(never)]
+fn write_head_with_bridge_tag(body: &mut [u8], frame: &Frame, tag: HeaderOp) {
+    let tci = frame.tci.to_be_bytes();
+    let own = [0x81, 0x00, tci[0], tci[1]];
+    let (addresses, rest) = frame.head.split_at(12);
+    let (tags, rest): ([&[u8]; 2], &[u8]) = match tag {
+        HeaderOp::PushBridge => ([&frame.bridge_tag, &[]], rest),
+        HeaderOp::PushBoth => ([&frame.bridge_tag, &own], rest),
+        _ => ([&[], &[]], rest.get(8..).unwrap_or(&[])),
+    };
+    let bytes = [addresses, tags[0], tags[1], rest];
+    for (to, from) in body.iter_mut().zip(bytes.iter().flat_map(|part| *part)) {
+        *to = *from;
     }
 }
 
@@ -353,23 +376,40 @@ mod tests {
                 out.splice(12..12, [0x81, 0, t[0], t[1]]);
             }
             HeaderOp::Pop => drop(out.drain(12..16)),
+            HeaderOp::PushBridge => drop(out.splice(12..12, BRIDGE_TAG)),
+            HeaderOp::PushBoth => {
+                let t = tci.to_be_bytes();
+                out.splice(12..12, [0x81, 0, t[0], t[1]]);
+                out.splice(12..12, BRIDGE_TAG);
+            }
+            HeaderOp::PopBoth => drop(out.drain(12..20)),
         }
         out
     }
 
+    const BRIDGE_TAG: [u8; 4] = [0x88, 0xa8, 0x20, 0x64];
+
     proptest! {
         /// For any layout of the frame in the sender's memory and any receive buffers, the same bytes arrive, with the
-        /// tag pushed or popped.
+        /// tags pushed or popped.
         #[test]
         fn bytes_arrive_identical(
-            bytes in proptest::collection::vec(any::<u8>(), 18..3000),
+            bytes in proptest::collection::vec(any::<u8>(), 22..3000),
             cuts in proptest::collection::vec(0usize..200, 0..8),
             rooms in proptest::collection::vec(1usize..300, 0..20),
-            tag in prop_oneof![Just(HeaderOp::Keep), Just(HeaderOp::Push), Just(HeaderOp::Pop)],
+            tag in prop_oneof![
+                Just(HeaderOp::Keep),
+                Just(HeaderOp::Push),
+                Just(HeaderOp::Pop),
+                Just(HeaderOp::PushBridge),
+                Just(HeaderOp::PushBoth),
+                Just(HeaderOp::PopBoth),
+            ],
             tci: u16,
         ) {
             let mut burst = Burst::new();
             prop_assert!(burst.push_segments(&cut(&bytes, &cuts), Offload::default()));
+            burst.set_bridge(1, BRIDGE_TAG);
             burst.frames_mut()[0].tci = tci;
             let frame = &burst.frames()[0];
             let prefix = Prefix::new(&[7; 12], frame, tag);

@@ -203,6 +203,8 @@ impl Frame {
         (self.dst, self.src) = (other.dst, other.src);
         (self.vlan, self.tci) = (other.vlan, other.tci);
         (self.tagged, self.stacked, self.tags) = (other.tagged, other.stacked, other.tags);
+        (self.bridge, self.bridge_tag) = (other.bridge, other.bridge_tag);
+        self.has_bridge_tag = other.has_bridge_tag;
         self.verdict = other.verdict;
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crosspoint_frame::{Burst, Frame, Gather, HeaderOp, TxEntry};
-use crosspoint_packet::{TAG_LEN, TAGS_MAX};
+use crosspoint_packet::TAG_LEN;
 
 use crate::fill::{Filled, MAX_PIECES, fill, pieces, rewrite};
 use crate::large::{self, LargeTx, Sent};
@@ -103,12 +103,7 @@ pub(crate) fn is_long(frame: &Frame, pick: TxEntry, frame_len_max: u32) -> bool 
 /// The same for a part of the copy that has the copy's tag and `len` bytes.
 #[inline(always)]
 pub(crate) fn is_longer(len: usize, frame: &Frame, tag: HeaderOp, frame_len_max: u32) -> bool {
-    let tags = match tag {
-        HeaderOp::Push => (frame.tags + 1).min(TAGS_MAX),
-        HeaderOp::Keep => frame.tags,
-        // Any tag behind the second is part of the payload.
-        HeaderOp::Pop => frame.tags.saturating_sub(1),
-    };
+    let tags = tag.tags_of_copy(frame.tags);
     len > frame_len_max as usize + TAG_LEN * usize::from(tags)
 }
 

@@ -21,6 +21,7 @@ const MTU: u32 = 1500;
 /// Header lengths of a TCP frame over IPv4 and over IPv6, without a tag, with timestamps.
 const HEADERS: [usize; 2] = [14 + 20 + 32, 14 + 40 + 32];
 const TAG: [u8; 4] = [0x81, 0, 0x61, 0x23];
+const BRIDGE_TAG: [u8; 4] = [0x88, 0xa8, 0x20, 0x64];
 
 /// Pseudo-random numbers (Marsaglia 2003).
 struct Random(u64);
@@ -97,13 +98,29 @@ impl Case {
         if random.below(4) == 0 {
             case.offload.gso_type |= GSO_ECN;
         }
-        case.tag = [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop][random.below(3)];
+        case.tag = [
+            HeaderOp::Keep,
+            HeaderOp::Push,
+            HeaderOp::Pop,
+            HeaderOp::PushBridge,
+            HeaderOp::PushBoth,
+            HeaderOp::PopBoth,
+        ][random.below(6)];
         case.pieces = 1 + random.below(40);
-        if case.tag == HeaderOp::Pop {
+        for _ in 0..case.tags() {
             case.bytes.splice(12..12, TAG);
             case.offload.csum_start += 4;
         }
         case
+    }
+
+    /// Returns the number of the frame's tags.
+    fn tags(&self) -> u8 {
+        match self.tag {
+            HeaderOp::Pop => 1,
+            HeaderOp::PopBoth => 2,
+            _ => 0,
+        }
     }
 
     /// Returns the frame as it arrives.
@@ -113,6 +130,12 @@ impl Case {
             HeaderOp::Keep => {}
             HeaderOp::Push => drop(bytes.splice(12..12, TAG)),
             HeaderOp::Pop => drop(bytes.drain(12..16)),
+            HeaderOp::PushBridge => drop(bytes.splice(12..12, BRIDGE_TAG)),
+            HeaderOp::PushBoth => {
+                bytes.splice(12..12, TAG);
+                bytes.splice(12..12, BRIDGE_TAG);
+            }
+            HeaderOp::PopBoth => drop(bytes.drain(12..20)),
         }
         bytes
     }
@@ -132,8 +155,9 @@ fn load(burst: &mut Burst, cases: &[Case]) -> Vec<TxEntry> {
         let pieces: Vec<Segment> = case.bytes.chunks(len).map(piece).collect();
         assert!(burst.push_segments(&pieces, case.offload), "full");
         let frame = &mut burst.frames_mut()[index];
-        (frame.tci, frame.tagged) = (wire::TCI, case.tag == HeaderOp::Pop);
-        (frame.stacked, frame.tags) = (false, u8::from(frame.tagged));
+        (frame.tci, frame.tagged) = (wire::TCI, case.tags() > 0);
+        (frame.stacked, frame.tags) = (false, case.tags());
+        frame.bridge_tag = BRIDGE_TAG;
         picks.push(TxEntry {
             frame: index as u8,
             tag: case.tag,

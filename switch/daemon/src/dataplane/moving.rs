@@ -457,6 +457,8 @@ mod tests {
     fn view(ports: &[Egress]) -> Snapshot {
         let port = |egress: &Egress| PortSnapshot {
             name: "port".into(),
+            bridge: 0,
+            tags: None,
             vlan: Arc::new(VlanPolicy::Unaware),
             egress: egress.clone(),
             counters: Arc::new(PortCounters::new(1, 1)),

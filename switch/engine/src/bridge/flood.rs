@@ -103,7 +103,7 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &Tx) {
             continue;
         }
         let kind = FloodKind::of(frame.dst);
-        let copies = view.members.of_flooded(frame).len().saturating_sub(1);
+        let copies = view.flood_members(frame).len().saturating_sub(1);
         let allowed = port
             .storm
             .as_ref()
@@ -134,7 +134,7 @@ pub(crate) fn send(
         let Some(frame) = first_of_vlan(burst, &tx.flood.frames, number) else {
             continue;
         };
-        let members = view.members.of_flooded(frame);
+        let members = view.flood_members(frame);
         // Begin where the last burst that exceeded its budget ended, so that under constant overload it is not always the
         // same ports that get no copies.
         let first = match members.len() {
@@ -195,8 +195,8 @@ fn count(
 fn first_of_vlan<'b>(burst: &'b Burst, frames: &[u8], number: usize) -> Option<&'b Frame> {
     let frame = |index: &u8| burst.frames().get(usize::from(*index));
     let members = |frame: &Frame| match frame.dst.is_link_local_control() {
-        true => None,
-        false => Some(frame.vlan),
+        true => (frame.bridge, None),
+        false => (frame.bridge, Some(frame.vlan)),
     };
     let this = frame(frames.get(number)?)?;
     let mut before = frames.get(..number)?.iter().filter_map(frame);
@@ -326,6 +326,7 @@ fn add(
         return false;
     };
     let tag = match frame.verdict {
+        _ if view.has_bridges => port.tag_op_of_bridge(frame),
         Verdict::FLOOD => port.flooded_tag_op(frame),
         _ => port.tag_op(frame),
     };

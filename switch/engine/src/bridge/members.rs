@@ -1,10 +1,10 @@
-//! Member lists for flooding: one list per VLAN, created with the snapshot.
+//! Member lists for flooding: one list per VLAN of a bridge, created with the snapshot.
 
 use std::collections::BTreeMap;
 
 use crosspoint_frame::Frame;
 
-use crate::bridge::vlan::VlanPolicy;
+use crate::bridge::vlan::{NO_VLAN, VlanPolicy};
 use crate::snapshot::Egress;
 use crate::snapshot::PortSnapshot;
 
@@ -20,8 +20,8 @@ pub struct Members {
 }
 
 impl Members {
-    /// Builds the lists of these ports, by number.
-    pub fn new(ports: &[Option<PortSnapshot>]) -> Members {
+    /// Builds the lists of bridge `bridge` for these ports, by number.
+    pub fn new(ports: &[Option<PortSnapshot>], bridge: u8) -> Members {
         let mut everywhere = Vec::new();
         let mut control = Vec::new();
         let mut named: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
@@ -29,6 +29,12 @@ impl Members {
             let Some(port) = port else { continue };
             let is_there =
                 matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked();
+            if port.bridge != bridge {
+                // Behind its tag, a bridge has all its VLANs.
+                let has_tag = port.tags.as_ref().is_some_and(|tags| tags.has(bridge));
+                everywhere.extend((is_there && has_tag).then_some(number));
+                continue;
+            }
             if is_there && !port.control.is_empty() {
                 control.push(number);
             }
@@ -38,6 +44,7 @@ impl Members {
             };
             match &*port.vlan {
                 VlanPolicy::Unaware => everywhere.extend(is_there.then_some(number)),
+                VlanPolicy::Untagged => join(NO_VLAN),
                 VlanPolicy::Access(vlan) => join(*vlan),
                 VlanPolicy::Trunk { carried, .. } => {
                     let vlans = (0..VLANS as u16)

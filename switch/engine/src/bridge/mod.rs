@@ -11,6 +11,8 @@ pub mod members;
 #[cfg(not(loom))]
 pub mod probe;
 #[cfg(not(loom))]
+pub mod several;
+#[cfg(not(loom))]
 pub mod storm;
 #[cfg(not(loom))]
 pub mod vlan;

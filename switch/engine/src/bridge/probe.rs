@@ -62,6 +62,8 @@ pub struct Returned {
     pub at: u16,
     /// The VLAN; 0 for none.
     pub vlan: u16,
+    /// The number of the bridge that it came back in.
+    pub bridge: u8,
     /// The second in which it was made.
     pub second: u32,
 }
@@ -145,7 +147,7 @@ impl Probes {
         if frame.dst != Mac::BROADCAST {
             return None;
         }
-        let tag = TAG_LEN * usize::from(frame.tagged);
+        let tag = TAG_LEN * (usize::from(frame.tagged) + usize::from(frame.has_bridge_tag));
         let kind = frame.headers().get(ETHERNET_LEN + tag - 2..)?;
         let fields = kind.strip_prefix(&PROBE_TYPE)?;
         let (hash, fields) = fields.split_first_chunk::<HASH_LEN>()?;
@@ -178,6 +180,7 @@ impl Probes {
                     from: port,
                     at,
                     vlan,
+                    bridge: frame.bridge,
                     second,
                 });
             }
@@ -256,6 +259,7 @@ mod tests {
             from: 3,
             at: 5,
             vlan: 7,
+            bridge: 0,
             second: 9,
         };
         // A repeated probe is recorded only after the first was read.

@@ -11,6 +11,8 @@ pub(crate) const VID_MASK: u16 = 0x0fff;
 pub enum VlanPolicy {
     /// Carries every VLAN; tags pass unchanged.
     Unaware,
+    /// Carries untagged frames only: of an uplink whose tags are other bridges'.
+    Untagged,
     /// Carries one VLAN, untagged.
     Access(u16),
     /// Carries several VLANs tagged, and optionally one untagged.
@@ -46,6 +48,7 @@ impl VlanPolicy {
     pub fn carries(&self, vlan: u16) -> bool {
         match self {
             VlanPolicy::Unaware => true,
+            VlanPolicy::Untagged => vlan == NO_VLAN,
             VlanPolicy::Access(id) => *id == vlan,
             VlanPolicy::Trunk { carried, .. } => {
                 carried[usize::from(vlan & VID_MASK) / 64] >> (vlan % 64) & 1 != 0
@@ -58,12 +61,18 @@ impl VlanPolicy {
         matches!(self, VlanPolicy::Trunk { .. })
     }
 
+    /// Returns whether the policy places frames in VLANs.
+    #[inline(always)]
+    pub(crate) fn is_aware(&self) -> bool {
+        !matches!(self, VlanPolicy::Unaware | VlanPolicy::Untagged)
+    }
+
     /// Returns whether frames of `vlan` have a tag on this port.
     #[inline(always)]
     pub fn sends_tagged(&self, vlan: u16) -> bool {
         match self {
             VlanPolicy::Unaware => vlan != NO_VLAN,
-            VlanPolicy::Access(_) => false,
+            VlanPolicy::Untagged | VlanPolicy::Access(_) => false,
             VlanPolicy::Trunk { native, .. } => *native != Some(vlan),
         }
     }
@@ -85,6 +94,8 @@ impl VlanPolicy {
         };
         match self {
             VlanPolicy::Unaware => Ok(Admitted { vlan: vid, tci }),
+            VlanPolicy::Untagged if vid == 0 => Ok(Admitted { vlan: NO_VLAN, tci }),
+            VlanPolicy::Untagged => Err(DropReason::VlanNotCarried),
             VlanPolicy::Access(id) if vid == 0 => Ok(placed(*id)),
             VlanPolicy::Access(_) => Err(DropReason::VlanNotCarried),
             VlanPolicy::Trunk {

@@ -163,11 +163,8 @@ pub(crate) fn unicast<'v>(
 ) -> Result<(&'v PortSnapshot, HeaderOp), DropReason> {
     // The port was removed after the address was learned; the entry ages out.
     let port = view.port(number).ok_or(DropReason::NoDestination)?;
-    let tag = port.tag_op(frame).ok_or(DropReason::VlanNotCarried)?;
-    match source.is_none_or(|source| source.reaches(port)) {
-        true => Ok((port, tag)),
-        false => Err(DropReason::Isolated),
-    }
+    let tag = port.way_out(frame, source, view)?;
+    Ok((port, tag))
 }
 
 /// Returns the result of a frame that has been looked up, as far as it is known before copies are made.

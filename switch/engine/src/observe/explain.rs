@@ -9,6 +9,7 @@ use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
 use crosspoint_packet::{DropReason, Mac};
 
 use crate::bridge::fdb::Learned;
+use crate::bridge::several::DEFAULT_BRIDGE;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::deliver::unicast;
@@ -45,6 +46,8 @@ pub struct Explained {
     pub link: Option<Link>,
     /// The VLAN that it is placed in; 0 for none.
     pub vlan: Option<u16>,
+    /// The number of the bridge that it is placed in.
+    pub bridge: u8,
     /// What the ingress port's groups decide on it, if it has groups.
     pub judgement: Option<Judgement>,
     /// Result of learning its source, and how many ticks ago the source was last seen, if ever.
@@ -124,6 +127,7 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
     let mut explained = Explained {
         link: None,
         vlan: None,
+        bridge: DEFAULT_BRIDGE,
         judgement: None,
         source: None,
         destination: None,
@@ -233,18 +237,23 @@ fn look_up(
 ) {
     let ingress = specimen.ingress;
     explained.vlan = Some(frame.vlan);
+    explained.bridge = frame.bridge;
+    let Some(fdb) = view.fdb_of(frame.bridge) else {
+        return;
+    };
     let (src, dst) = (
-        view.fdb.key(frame.src, frame.vlan),
-        view.fdb.key(frame.dst, frame.vlan),
+        fdb.key(frame.src, frame.vlan),
+        fdb.key(frame.dst, frame.vlan),
     );
     let quotas = |port| view.port(port).map(|port| &*port.quota);
     let is_aware = view.port(ingress).is_some_and(PortSnapshot::is_vlan_aware);
-    let learned = match view.is_free_for(frame.src, frame.vlan, ingress) {
+    let is_aware = is_aware && !frame.has_bridge_tag;
+    let learned = match view.is_free_for(frame.src, (frame.bridge, frame.vlan), ingress) {
         true if is_aware && frame.vlan == NO_VLAN => Learned::Known,
-        true => view.fdb.would_learn(src, ingress, quotas),
+        true => fdb.would_learn(src, ingress, quotas),
         false => Learned::NotAllowed,
     };
-    let age = |key| view.fdb.last_seen(key, tick).map(|(_, age)| age);
+    let age = |key| fdb.last_seen(key, tick).map(|(_, age)| age);
     explained.source = Some((learned, age(src)));
     // The source is learned before the destination is looked up, and they may be equal.
     let is_learned = matches!(learned, Learned::Known | Learned::New | Learned::Moved(_));
@@ -254,7 +263,7 @@ fn look_up(
         Some(Fate::Dropped(reason)) => Verdict::drop(reason),
         _ if learned == Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
         _ if frame.src == frame.dst && is_learned => Verdict::drop(DropReason::Hairpin),
-        _ => destination(view, dst, frame, ingress),
+        _ => destination((view, fdb), dst, frame, ingress),
     };
     explained.destination = match frame.verdict.decision() {
         Decision::Port(port) => Some(Destination::Port(port, age(dst).unwrap_or(0))),
@@ -281,7 +290,7 @@ fn decide(frame: &Frame, specimen: Packet<'_>, view: &Snapshot, explained: &mut 
             }
         }
         Decision::Flood => {
-            let ports = view.members.of_flooded(frame).iter();
+            let ports = view.flood_members(frame).iter();
             let others = ports.filter_map(|number| Some((*number, view.port(*number)?)));
             let others = others.filter(|(number, _)| *number != specimen.ingress);
             let source = view.port(specimen.ingress);
@@ -319,7 +328,10 @@ fn outlook(
         _ if large == Large::Uncuttable => Some(DropReason::BadOffload),
         _ => None,
     };
-    let tag = port.tag_op(frame);
+    let tag = match view.has_bridges {
+        true => port.tag_op_of_bridge(frame),
+        false => port.tag_op(frame),
+    };
     EgressDecision {
         port: number,
         tag,

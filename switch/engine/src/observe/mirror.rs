@@ -152,7 +152,7 @@ impl Mirror {
             Decision::Port(port) if port == options.output => return false,
             Decision::Port(port) if unicast(frame, (source, port), view).is_err() => return false,
             Decision::Port(port) => options.sent.has(port),
-            Decision::Flood => self.is_flooded_to_one(frame, (ingress, source)),
+            Decision::Flood => self.is_flooded_to_one(frame, (ingress, source), view),
             Decision::Drop(_) | Decision::Pending => return false,
         };
         let in_vlan = |vlans: &[u64; VLANS / 64]| {
@@ -173,10 +173,16 @@ impl Mirror {
         &self,
         frame: &Frame,
         (ingress, source): (u16, Option<&PortSnapshot>),
+        view: &Snapshot,
     ) -> bool {
         let Some(source) = source else {
             return false;
         };
+        if view.has_bridges {
+            // The counts are of all bridges together.
+            let mut ports = view.flooded_to(ingress, (frame.bridge, frame.vlan));
+            return ports.any(|port| self.options.sent.has(port));
+        }
         let counts = match source.is_isolated {
             true => &self.uplinks,
             false => &self.carriers,
@@ -191,7 +197,7 @@ impl Mirror {
     /// Returns the tag operation for a copy of the frame.
     fn tag_op(&self, frame: &Frame) -> HeaderOp {
         let is_in_vlan = self.options.vlan.is_some() || frame.vlan != NO_VLAN;
-        match is_in_vlan && !frame.tagged {
+        match is_in_vlan && !frame.tagged && !frame.has_bridge_tag {
             true => HeaderOp::Push,
             false => HeaderOp::Keep,
         }
@@ -208,7 +214,7 @@ impl Mirror {
             }
             frame.tci = (frame.tci & !VID_MASK) | vlan;
             // `parse` has checked that there is a tag, so the head has 18 bytes.
-            if frame.tagged {
+            if frame.tagged || frame.has_bridge_tag {
                 frame.head[14..16].copy_from_slice(&frame.tci.to_be_bytes());
             }
         }

@@ -93,6 +93,8 @@ pub struct Slot {
     pub len: u32,
     /// The VLAN that it is in; 0 for none.
     pub vlan: u16,
+    /// The number of its bridge.
+    pub bridge: u8,
     /// Its 802.1p priority.
     pub priority: u8,
     /// Offloads that were still to be done.
@@ -151,6 +153,7 @@ impl Tap {
                 fate: Fate::Flood,
                 len: 0,
                 vlan: 0,
+                bridge: 0,
                 priority: 0,
                 offload: Offload::default(),
                 bytes: Vec::with_capacity(wanted.snap_len),
@@ -250,6 +253,7 @@ impl Tap {
         };
         slot.len = (frame.len as usize).saturating_add_signed(tag.growth()) as u32;
         (slot.vlan, slot.priority) = (frame.vlan, (frame.tci >> 13) as u8);
+        slot.bridge = frame.bridge;
         slot.offload = frame.offload;
         slot.bytes.clear();
         // Up to its capacity: nothing is allocated.

@@ -125,7 +125,8 @@ pub struct StaticAddress {
     pub port: u16,
 }
 
-/// The addresses of all guards and the ports that they are bound to, and the static addresses; created with the snapshot.
+/// The addresses of all guards of a bridge's ports and the ports that they are bound to, and the bridge's static addresses;
+/// created with the snapshot.
 pub struct Bindings {
     /// By address, ascending. One address may be bound to several ports, in different VLANs.
     bound: Box<[(Mac, u16)]>,
@@ -135,11 +136,14 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// Returns the bindings of these ports, by number.
-    pub fn new(ports: &[Option<PortSnapshot>]) -> Bindings {
+    /// Returns the bindings of these ports, by number, that are in bridge `bridge`.
+    pub fn new(ports: &[Option<PortSnapshot>], bridge: u8) -> Bindings {
         let guards = || {
             let numbered = (0u16..).zip(ports);
-            numbered.filter_map(|(number, port)| Some((number, port.as_ref()?.sources.as_deref()?)))
+            numbered.filter_map(|(number, port)| {
+                let port = port.as_ref().filter(|port| port.bridge == bridge)?;
+                Some((number, port.sources.as_deref()?))
+            })
         };
         let ips = guards().filter_map(|(number, guard)| Some((number, guard.ips.as_ref()?)));
         let mut bound = Vec::new();

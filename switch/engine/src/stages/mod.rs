@@ -15,8 +15,9 @@ use crosspoint_packet::{
     DropReason, ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
 };
 
-use crate::bridge::fdb::Key;
 use crate::bridge::fdb::Learned;
+use crate::bridge::fdb::{Fdb, Key};
+use crate::bridge::several::{self, DEFAULT_BRIDGE};
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::snapshot::PortSnapshot;
@@ -26,6 +27,11 @@ use crate::stages::control::ControlAddresses;
 const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 /// An 802.1ad tag. It is treated as payload, except in the check of the frame's length.
 const SERVICE_TAG_TYPE: [u8; 2] = ETHERTYPE_QINQ.to_be_bytes();
+
+/// Returns whether a type is that of a tag, of either kind.
+pub(crate) fn is_tag(kind: [u8; 2]) -> bool {
+    kind == TAG_TYPE || kind == SERVICE_TAG_TYPE
+}
 
 /// Parses the link header of every frame, and drops invalid frames.
 #[inline(never)]
@@ -118,7 +124,10 @@ impl Link {
             src: parsed.src,
             tci: parsed.tci.unwrap_or(0),
             tagged,
-            stacked: tagged && frame.head[16..18] == TAG_TYPE,
+            stacked: match tagged {
+                true => is_tag([frame.head[16], frame.head[17]]),
+                false => is_tag([frame.head[12], frame.head[13]]),
+            },
             tags: parsed.tags,
             valid_source: parsed.src.is_valid_source(),
         }
@@ -246,13 +255,16 @@ pub(crate) fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> 
 #[inline(never)]
 pub fn admit(burst: &mut Burst, ingress: u16, view: &Snapshot) {
     let port = view.port(ingress);
-    place(burst, port);
+    match port.filter(|_| view.has_bridges) {
+        None => place(burst, port, 0),
+        Some(port) => place_in_bridges(burst, port, view),
+    }
     if let Some(guard) = port.and_then(|port| port.sources.as_deref()) {
         guard.enforce(burst);
     }
-    if !view.bindings.ips().is_empty() {
-        port_security::refuse_claims(burst, |address, vlan| {
-            view.is_bound_elsewhere(address, vlan, ingress)
+    if view.has_bound_ips(port) {
+        port_security::refuse_claims(burst, |address, at| {
+            view.is_bound_elsewhere(address, at, ingress)
         });
     }
     if port.is_some_and(|port| !port.is_server) {
@@ -260,8 +272,29 @@ pub fn admit(burst: &mut Burst, ingress: u16, view: &Snapshot) {
     }
 }
 
+/// Places every frame in its bridge, and in its VLAN there.
+#[cold]
+#[inline(never)]
+fn place_in_bridges(burst: &mut Burst, port: &PortSnapshot, view: &Snapshot) {
+    if port.bridge != DEFAULT_BRIDGE {
+        let tag = view
+            .other_bridge(port.bridge)
+            .map_or([0; TAG_LEN], |bridge| bridge.tag);
+        several::place(burst, port.bridge, tag);
+    }
+    let elsewhere = match &port.tags {
+        Some(tags) => several::place_tagged(burst, tags),
+        None => 0,
+    };
+    place(burst, Some(port), elsewhere);
+}
+
+/// Places every frame in its VLAN, except those of `elsewhere`, which have one: a bit for each.
 #[inline(always)]
-fn place(burst: &mut Burst, port: Option<&PortSnapshot>) {
+fn place(burst: &mut Burst, port: Option<&PortSnapshot>, elsewhere: u64) {
+    if elsewhere != 0 {
+        return place_others(burst, port, elsewhere);
+    }
     let frames = burst.frames_mut().iter_mut();
     match port.map(|port| (&*port.vlan, port.control)) {
         Some((VlanPolicy::Unaware, _)) => {
@@ -274,6 +307,16 @@ fn place(burst: &mut Burst, port: Option<&PortSnapshot>) {
         }
         // A stream is removed before its port, so this does not happen; if it does, it is counted.
         None => frames.for_each(|frame| frame.drop_for(DropReason::NoDestination)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn place_others(burst: &mut Burst, port: Option<&PortSnapshot>, elsewhere: u64) {
+    for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
+        if let (Some(port), 0) = (port, elsewhere >> index & 1) {
+            admit_aware(frame, &port.vlan, port.control);
+        }
     }
 }
 
@@ -315,7 +358,55 @@ impl Default for Keys {
 /// Learns the frames' sources and looks up their destinations. Returns whether any frame is to be flooded.
 #[inline(never)]
 pub fn lookup(burst: &mut Burst, ingress: u16, view: &Snapshot, tick: u8, keys: &mut Keys) -> bool {
-    prepare(burst, view, keys);
+    if view.has_bridges {
+        return lookup_in_bridges(burst, ingress, view, tick, keys);
+    }
+    look_up::<false>(burst, ingress, view, tick, keys, |_| &view.fdb)
+}
+
+/// The same, where frames are in several bridges.
+#[inline(never)]
+fn lookup_in_bridges(
+    burst: &mut Burst,
+    ingress: u16,
+    view: &Snapshot,
+    tick: u8,
+    keys: &mut Keys,
+) -> bool {
+    if view.port(ingress).is_none_or(|port| port.tags.is_some()) {
+        // `view` has a bridge for each that a frame of it is in; were it gone, its frames would go nowhere.
+        for frame in burst.frames_mut() {
+            if view.fdb_of(frame.bridge).is_none() {
+                frame.drop_for(DropReason::NoDestination);
+            }
+        }
+        let fdb = |bridge| view.fdb_of(bridge).unwrap_or(&view.fdb);
+        return look_up::<true>(burst, ingress, view, tick, keys, fdb);
+    }
+    let bridge = view
+        .port(ingress)
+        .map_or(DEFAULT_BRIDGE, |port| port.bridge);
+    match view.fdb_of(bridge) {
+        Some(fdb) => look_up::<false>(burst, ingress, view, tick, keys, |_| fdb),
+        None => {
+            let frames = burst.frames_mut().iter_mut();
+            frames.for_each(|frame| frame.drop_for(DropReason::NoDestination));
+            false
+        }
+    }
+}
+
+/// `fdb` returns the forwarding database of a bridge; with `MANY`, frames of one burst are in several bridges.
+#[inline(always)]
+fn look_up<'v, const MANY: bool>(
+    burst: &mut Burst,
+    ingress: u16,
+    view: &'v Snapshot,
+    tick: u8,
+    keys: &mut Keys,
+    fdb: impl Fn(u8) -> &'v Fdb,
+) -> bool {
+    prepare::<MANY>(burst, keys, &fdb);
     let (mut last, mut floods, mut own) = (Verdict::PENDING, false, keys.own);
     for (frame, pair) in burst.frames_mut().iter_mut().zip(&keys.pairs) {
         let is_own = own & 1 != 0;
@@ -325,10 +416,11 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &Snapshot, tick: u8, keys: 
         }
         // A frame without keys has the addresses and VLAN of the one before, and so the same verdict.
         if is_own {
-            last = match view.fdb.known_way(*pair, ingress, tick) {
+            let fdb = fdb(frame.bridge);
+            last = match fdb.known_way(*pair, ingress, tick) {
                 Some(port) => Verdict::port(port),
                 None => {
-                    let verdict = decide(frame, *pair, ingress, view, tick);
+                    let verdict = decide(frame, *pair, ingress, (view, fdb), tick);
                     floods |= verdict == Verdict::FLOOD;
                     verdict
                 }
@@ -345,14 +437,15 @@ fn decide(
     frame: &Frame,
     (src, dst): (Key, Key),
     ingress: u16,
-    view: &Snapshot,
+    (view, fdb): (&Snapshot, &Fdb),
     tick: u8,
 ) -> Verdict {
     let is_aware = view.port(ingress).is_some_and(PortSnapshot::is_vlan_aware);
-    let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
-    match learn(view, src, frame, (ingress, is_aware), tick, is_free) {
+    let is_aware = is_aware && !frame.has_bridge_tag;
+    let is_free = || view.is_free_for(frame.src, (frame.bridge, frame.vlan), ingress);
+    match learn((view, fdb), src, frame, (ingress, is_aware), tick, is_free) {
         Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
-        _ => destination(view, dst, frame, ingress),
+        _ => destination((view, fdb), dst, frame, ingress),
     }
 }
 
@@ -361,7 +454,7 @@ fn decide(
 /// probe's source is no station, and it arrives wherever there is a loop.
 #[inline(always)]
 fn learn(
-    view: &Snapshot,
+    (view, fdb): (&Snapshot, &Fdb),
     src: Key,
     frame: &Frame,
     (ingress, is_aware): (u16, bool),
@@ -379,15 +472,20 @@ fn learn(
         };
     }
     let quotas = |port| view.port(port).map(|port| &*port.quota);
-    view.fdb.learn_if(src, ingress, tick, quotas, is_free)
+    fdb.learn_if(src, ingress, tick, quotas, is_free)
 }
 
 /// Returns the verdict for a frame received on `ingress` whose destination has the key `key`.
 #[inline(always)]
-pub(crate) fn destination(view: &Snapshot, key: Key, frame: &Frame, ingress: u16) -> Verdict {
+pub(crate) fn destination(
+    (view, fdb): (&Snapshot, &Fdb),
+    key: Key,
+    frame: &Frame,
+    ingress: u16,
+) -> Verdict {
     let dst = frame.dst;
     if !dst.is_group() {
-        match view.fdb.lookup(key) {
+        match fdb.lookup(key) {
             Some(port) if port == ingress => Verdict::drop(DropReason::Hairpin),
             Some(port) => Verdict::port(port),
             None => Verdict::FLOOD,
@@ -407,18 +505,21 @@ pub(crate) fn destination(view: &Snapshot, key: Key, frame: &Frame, ingress: u16
 /// Hashes addresses and prefetches their cache lines, so that the misses of a whole burst overlap. A frame with the
 /// addresses of the one before it needs neither.
 #[inline(always)]
-fn prepare(burst: &Burst, view: &Snapshot, keys: &mut Keys) {
+fn prepare<'v, const MANY: bool>(burst: &Burst, keys: &mut Keys, fdb: &impl Fn(u8) -> &'v Fdb) {
     let mut before = (Mac::default(), Mac::default(), 0, false);
+    let mut bridge = DEFAULT_BRIDGE;
     // The initial value matches no frame: `parse` drops frames with an all-zero source.
     let (mut own, mut bit) = (0, 1u64);
     for (frame, pair) in burst.frames().iter().zip(&mut keys.pairs) {
         let this = (frame.src, frame.dst, frame.vlan, frame.tagged);
-        if frame.verdict == Verdict::PENDING && this != before {
-            before = this;
-            let src = view.fdb.key(frame.src, frame.vlan);
-            let dst = view.fdb.key(frame.dst, frame.vlan);
-            view.fdb.prefetch(src);
-            view.fdb.prefetch(dst);
+        let is_other = this != before || (MANY && frame.bridge != bridge);
+        if frame.verdict == Verdict::PENDING && is_other {
+            (before, bridge) = (this, frame.bridge);
+            let fdb = fdb(frame.bridge);
+            let src = fdb.key(frame.src, frame.vlan);
+            let dst = fdb.key(frame.dst, frame.vlan);
+            fdb.prefetch(src);
+            fdb.prefetch(dst);
             *pair = (src, dst);
             own |= bit;
         }

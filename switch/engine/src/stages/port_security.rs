@@ -458,8 +458,8 @@ impl BoundIps {
 }
 
 /// Drops frames of a port that claim an IP address which is bound to another port. `is_bound` returns whether the address
-/// is bound to another port that shares the frame's VLAN, and not to this one.
-pub(crate) fn refuse_claims(burst: &mut Burst, is_bound: impl Fn(IpAddr, u16) -> bool) {
+/// is bound to another port that shares the frame's bridge and VLAN, and not to this one.
+pub(crate) fn refuse_claims(burst: &mut Burst, is_bound: impl Fn(IpAddr, (u8, u16)) -> bool) {
     for index in 0..burst.len() {
         let Some(frame) = burst.frames().get(index) else {
             return;
@@ -469,11 +469,11 @@ pub(crate) fn refuse_claims(burst: &mut Burst, is_bound: impl Fn(IpAddr, u16) ->
         if frame.verdict != Verdict::PENDING || is_plain {
             continue;
         }
-        let vlan = frame.vlan;
+        let at = (frame.bridge, frame.vlan);
         let claim = claim(burst, index);
         let taken = claim.taken();
         let is_refused = matches!(claim, Claim::Malformed | Claim::Hidden)
-            || taken.is_some_and(|address| is_bound(address, vlan));
+            || taken.is_some_and(|address| is_bound(address, at));
         if let (true, Some(frame)) = (is_refused, burst.frames_mut().get_mut(index)) {
             frame.drop_for(DropReason::NeighborNotAllowed);
         }

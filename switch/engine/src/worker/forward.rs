@@ -1,6 +1,7 @@
 //! A burst's way through the stages, from its parsing to its delivery.
 
 use crosspoint_frame::{Burst, Verdict};
+use crosspoint_packet::TAG_LEN;
 
 use crate::bridge::flood;
 use crate::egress::deliver::deliver;
@@ -73,6 +74,9 @@ pub(super) fn send_out(
     counters: &QueueCounters,
 ) {
     parse(burst);
+    if let (true, Some(port)) = (view.has_bridges, view.port(id.0)) {
+        burst.set_bridge(port.bridge, [0; TAG_LEN]);
+    }
     for frame in burst.frames_mut() {
         (frame.vlan, frame.tci) = (vlan, vlan);
         frame.verdict = Verdict::port(id.0);

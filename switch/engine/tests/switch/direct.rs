@@ -111,6 +111,8 @@ impl World {
         let direct = Box::new(Direct::new(queue, 1, u64::MAX));
         let port = |name: &str, vlan, egress| PortSnapshot {
             name: name.into(),
+            bridge: 0,
+            tags: None,
             vlan: Arc::new(vlan),
             egress,
             counters: Arc::new(PortCounters::new(1, 1)),

@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod bridge;
+mod bridges;
 mod budget;
 mod checks;
 mod direct;

@@ -153,6 +153,8 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
     let counters = Arc::new(PortCounters::new(workers, options.queues));
     let view = PortSnapshot {
         name: format!("guest-{number}").into(),
+        bridge: 0,
+        tags: None,
         vlan: Arc::new(options.vlan.clone()),
         egress: Egress::Guest(Arc::new(GuestQueues::new(to, workers, None))),
         counters: counters.clone(),

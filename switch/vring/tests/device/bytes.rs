@@ -12,7 +12,7 @@ use crosspoint_vring::{Features, GuestRx, GuestTx, Outcome, RxScratch, feature};
 use proptest::prelude::*;
 
 use crate::world::{
-    BASE, Guest, LAYOUTS, MODERN, Random, all, base_at, header_len, start_of, tagged,
+    BASE, BRIDGE_TAG, Guest, LAYOUTS, MODERN, Random, all, base_at, header_len, start_of, tagged,
 };
 
 const FEATURES: [u64; 6] = [
@@ -219,6 +219,7 @@ impl Rig {
     /// Copies to make of the burst, and their bytes.
     fn picks(&mut self) -> (Vec<TxEntry>, Vec<Vec<u8>>) {
         let (mut picks, mut copies) = (Vec::new(), Vec::new());
+        self.burst.set_bridge(1, BRIDGE_TAG);
         for i in 0..self.burst.len() {
             let bytes = self.underway.pop_front().unwrap();
             self.burst.frames_mut()[i].tci = self.random.next() as u16;
@@ -230,9 +231,12 @@ impl Rig {
                 _ => 1,
             };
             for _ in 0..number {
-                let tag = match self.random.below(4) {
+                let tag = match self.random.below(8) {
                     0 => HeaderOp::Push,
                     1 if bytes.len() >= 18 => HeaderOp::Pop,
+                    2 => HeaderOp::PushBridge,
+                    3 => HeaderOp::PushBoth,
+                    4 if bytes.len() >= 22 => HeaderOp::PopBoth,
                     _ => HeaderOp::Keep,
                 };
                 if picks.len() < BURST {

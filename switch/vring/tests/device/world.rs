@@ -269,8 +269,14 @@ pub fn tagged(frame: &[u8], tag: HeaderOp, tci: u16) -> Vec<u8> {
         HeaderOp::Keep => frame.to_vec(),
         HeaderOp::Push => [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat(),
         HeaderOp::Pop => [&frame[..12], &frame[16..]].concat(),
+        HeaderOp::PushBridge => [&frame[..12], &BRIDGE_TAG, &frame[12..]].concat(),
+        HeaderOp::PushBoth => tagged(&tagged(frame, HeaderOp::Push, tci), HeaderOp::PushBridge, 0),
+        HeaderOp::PopBoth => [&frame[..12], &frame[20..]].concat(),
     }
 }
+
+/// The tag of the frames' bridge.
+pub const BRIDGE_TAG: [u8; 4] = [0x88, 0xa8, 0x20, 0x64];
 
 /// Reproducible pseudo-random numbers (SplitMix64).
 pub struct Random(pub u64);
