@@ -22,6 +22,9 @@ pub(crate) fn check(path: &Path, host: bool) -> ExitCode {
     for line in config.waiting_mirrors() {
         println!("note: {line}");
     }
+    for line in config.bridge_warnings() {
+        println!("note: {line}");
+    }
     for line in config.group_warnings() {
         println!("warning: {line}");
     }

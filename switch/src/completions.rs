@@ -82,14 +82,20 @@ pub(crate) fn ports() -> ArgValueCandidates {
     ArgValueCandidates::new(|| candidates_of(Topic::Ports, &words()))
 }
 
+/// Completes the name of a bridge of the running switch.
+pub(crate) fn bridges() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| candidates_of(Topic::Bridges, &words()))
+}
+
 /// Completes the name of a set of addresses of the running switch.
 pub(crate) fn sets() -> ArgValueCandidates {
     ArgValueCandidates::new(|| candidates_of(Topic::Sets, &words()))
 }
 
-/// Completes the second value of `show`: the name of a port, a group or a set, as the first one asks for it.
+/// Completes the second value of `show`: the name of a port, a bridge, a group or a set, as the first one asks for it.
 pub(crate) fn names_to_show() -> ArgValueCandidates {
-    const TOPICS: [(&str, Topic); 4] = [
+    const TOPICS: [(&str, Topic); 5] = [
+        ("bridges", Topic::Bridges),
         ("port", Topic::Ports),
         ("ports", Topic::Ports),
         ("rules", Topic::Groups),

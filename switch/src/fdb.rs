@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crosspoint_model::request::{FdbAdd, FdbAnswer, FdbFlush, FdbRemove, Request};
 
-use crate::completions::ports;
+use crate::completions::{bridges, ports};
 use crate::control;
 
 /// Forget learned addresses of a running switch, or put addresses on ports
@@ -33,6 +33,9 @@ enum Action {
         /// Only addresses in this VLAN; 0 for none
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
+        /// Only addresses in this bridge
+        #[arg(long, value_name = "BRIDGE", add = bridges())]
+        bridge: Option<String>,
         #[command(flatten)]
         common: Common,
     },
@@ -46,6 +49,9 @@ enum Action {
         /// The address's VLAN; without it, the VLAN of the port's untagged frames
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
+        /// The address's bridge, if that is not the port's own: of an uplink with several
+        #[arg(long, value_name = "BRIDGE", add = bridges())]
+        bridge: Option<String>,
         /// Also write it to the files, so that it is still there after a restart: where it is, or to fdb.toml in `ports_dir`
         #[arg(long)]
         keep: bool,
@@ -61,6 +67,9 @@ enum Action {
         /// Only in this VLAN; 0 for none
         #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
         vlan: Option<u16>,
+        /// Only in this bridge
+        #[arg(long, value_name = "BRIDGE", add = bridges())]
+        bridge: Option<String>,
         /// Also remove it from the files
         #[arg(long)]
         keep: bool,
@@ -100,12 +109,22 @@ impl Action {
                 mac,
                 port,
                 vlan,
+                bridge,
                 common,
-            } => (Request::FdbFlush(FdbFlush { mac, port, vlan }), common),
+            } => {
+                let flush = FdbFlush {
+                    mac,
+                    port,
+                    vlan,
+                    bridge,
+                };
+                (Request::FdbFlush(flush), common)
+            }
             Action::Add {
                 mac,
                 port,
                 vlan,
+                bridge,
                 keep,
                 common,
             } => {
@@ -113,6 +132,7 @@ impl Action {
                     mac,
                     port,
                     vlan,
+                    bridge,
                     keep,
                 };
                 (Request::FdbAdd(add), common)
@@ -120,6 +140,7 @@ impl Action {
             Action::Remove {
                 mac,
                 vlan,
+                bridge,
                 keep,
                 if_exists,
                 common,
@@ -127,6 +148,7 @@ impl Action {
                 let remove = FdbRemove {
                     mac,
                     vlan,
+                    bridge,
                     keep,
                     if_exists,
                 };

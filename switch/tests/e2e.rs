@@ -6,6 +6,8 @@
 // Each integration test is a separate crate. This is the only one that starts the daemon, so it is linked once.
 mod harness;
 
+#[path = "e2e/bridges.rs"]
+mod bridges;
 #[path = "e2e/capture.rs"]
 mod capture;
 #[path = "e2e/contain.rs"]

@@ -40,14 +40,14 @@ impl Addresses {
     }
 }
 
-/// The addresses of the ports so far, each with its port's VLANs and its place.
+/// The addresses of the ports so far, each with its port's bridge and VLANs, and its place.
 #[derive(Default)]
 pub(super) struct Bound {
     mac: Uses<Mac>,
     ip: Uses<IpNet>,
 }
 
-type Uses<A> = HashMap<A, Vec<(Vlan, Place)>>;
+type Uses<A> = HashMap<A, Vec<(String, Vlan, Place)>>;
 
 impl Nested for Addresses {
     type Keys = AddressKeys;
@@ -147,21 +147,21 @@ pub(super) fn stations() -> TextList<Mac> {
     }
 }
 
-/// Checks that each of the port's addresses is bound only here, among the ports with which it shares a VLAN. Prefixes of IP
+/// Checks that each of the port's addresses is bound only here, among the ports with which it shares a VLAN of a bridge. Prefixes of IP
 /// addresses may overlap.
-pub(super) fn unique(reader: &mut Reader<'_>, vlan: &Vlan, bound: &mut Bound) {
+pub(super) fn unique(reader: &mut Reader<'_>, at: (&str, &Vlan), bound: &mut Bound) {
     let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
-    unique_of(reader, ("mac", vlan), &mut bound.mac, |text| {
+    unique_of(reader, ("mac", at), &mut bound.mac, |text| {
         station(text).ok()
     });
-    unique_of(reader, ("ip", vlan), &mut bound.ip, |text| {
+    unique_of(reader, ("ip", at), &mut bound.ip, |text| {
         prefix(text).filter(single)
     });
 }
 
 fn unique_of<A: Copy + Eq + Hash + Display>(
     reader: &mut Reader<'_>,
-    (key, vlan): (&str, &Vlan),
+    (key, (bridge, vlan)): (&str, (&str, &Vlan)),
     bound: &mut Uses<A>,
     parse: impl Fn(&str) -> Option<A>,
 ) {
@@ -176,7 +176,7 @@ fn unique_of<A: Copy + Eq + Hash + Display>(
         let Some(address) = parse(text) else {
             continue;
         };
-        if let Some(first) = first_use(bound, address, vlan) {
+        if let Some(first) = first_use(bound, address, (bridge, vlan)) {
             let (message, help) = match own.contains(&address) {
                 true => (format!("{text} is in `{key}` twice"), "remove one of them"),
                 false => (
@@ -193,7 +193,7 @@ fn unique_of<A: Copy + Eq + Hash + Display>(
         bound
             .entry(address)
             .or_default()
-            .push((vlan.clone(), place));
+            .push((bridge.to_owned(), vlan.clone(), place));
         own.push(address);
     }
 }
@@ -211,11 +211,15 @@ pub(super) fn with_own(reader: &mut Reader<'_>, mac: Option<Mac>, addresses: &[M
     }
 }
 
-/// The place where the address is already bound, to this port or to one that shares a VLAN with `vlan`.
-fn first_use<A: Eq + Hash>(bound: &Uses<A>, address: A, vlan: &Vlan) -> Option<Place> {
+/// The place where the address is already bound, to this port or to one that shares a VLAN of its bridge.
+fn first_use<A: Eq + Hash>(
+    bound: &Uses<A>,
+    address: A,
+    (bridge, vlan): (&str, &Vlan),
+) -> Option<Place> {
     let mut uses = bound.get(&address)?.iter();
-    uses.find(|(other, _)| share(other, vlan))
-        .map(|(_, place)| place.clone())
+    uses.find(|(other, vlans, _)| other == bridge && share(vlans, vlan))
+        .map(|(_, _, place)| place.clone())
 }
 
 /// Whether two ports share a VLAN. A VLAN-unaware port carries all VLANs, and untagged frames.

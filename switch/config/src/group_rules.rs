@@ -220,10 +220,10 @@ fn check_family(reader: &mut Reader<'_>, peer: &Peer, ip: Option<u8>) {
 
 /// A list of tables, each of which is a `T`. It may be empty.
 pub(super) struct TableList<T> {
-    each: TableOf<T>,
+    pub each: TableOf<T>,
     /// What an item is, in messages: "a rule".
-    item: &'static str,
-    items_max: usize,
+    pub item: &'static str,
+    pub items_max: usize,
 }
 
 /// A list of at most `items_max` rules.

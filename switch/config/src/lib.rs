@@ -10,6 +10,7 @@
 //! `addresses` and `statics`; `check` collects the problems.
 
 mod addresses;
+mod bridges;
 mod check;
 mod control;
 mod cores;
@@ -55,6 +56,7 @@ mod words;
 mod written;
 
 pub use addresses::{Addresses, parse_address, prefix_text};
+pub use bridges::BridgeTag;
 pub use control::control_names;
 pub use cores::CoreSpans;
 pub use cpus::Cpus;
@@ -67,14 +69,14 @@ pub use keep::{FileChanges, KeepError, PreparedChanges, write_set};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror, Offloads, Port,
-    Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror,
+    Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{
     Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction,
-    MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection, Tso, Vlan,
-    XdpMode,
+    MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection, TagProtocol, Tso,
+    Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

@@ -18,6 +18,10 @@ pub const PORTS_DIR_BYTES_MAX: u64 = 8 << 20;
 
 /// Maximum number of `[[port]]` tables in all files together.
 pub const PORTS_MAX: usize = 1024;
+/// Maximum number of bridges, with the default one.
+pub const BRIDGES_MAX: usize = crosspoint_engine::bridge::several::BRIDGES_MAX;
+/// The name of the bridge of ports without `bridge`.
+pub const DEFAULT_BRIDGE: &str = "default";
 /// Maximum number of workers, and so of cores in `[workers] cores`.
 pub const WORKERS_MAX: usize = 64;
 /// The highest core number: no Linux kernel is built for more than 8192 processors.

@@ -14,6 +14,7 @@ use crosspoint_packet::IpNet;
 use serde_json::{Map, Value, json};
 use toml::de::DeTable;
 
+use super::bridges::{Bridge, PortBridges};
 use super::check::{Checker, Place};
 use super::field::{Item, Span};
 use super::groups::{Group, PortGroups, Reference};
@@ -214,6 +215,7 @@ pub(super) fn unique<T: Element, I: Hash + Eq>(
 /// Every list of tables, as it is read.
 #[derive(Default)]
 pub(super) struct Lists {
+    bridges: Vec<Placed<Bridge>>,
     fdb: Vec<Placed<StaticEntry>>,
     mirrors: Vec<Placed<Mirror>>,
     groups: Vec<Placed<Group>>,
@@ -228,6 +230,7 @@ impl Lists {
     /// Reads the lists of the main file.
     pub(super) fn read(&mut self, checker: &mut Checker, document: &DeTable<'_>) {
         self.read_drop_in(checker, document);
+        read(checker, document, &mut self.bridges);
         read(checker, document, &mut self.mirrors);
         read(checker, document, &mut self.groups);
         read(checker, document, &mut self.sets);
@@ -250,6 +253,7 @@ impl Lists {
 
     /// Checks the lists by themselves and against the ports, once all are known.
     pub(super) fn check(&self, checker: &mut Checker, known: &KnownPorts<'_>) {
+        super::bridges::check(checker, &self.bridges, known.bridges);
         super::statics::check(checker, &self.fdb, known);
         super::mirrors::check(checker, &self.mirrors, known);
         super::sets::check(checker, &self.sets);
@@ -258,6 +262,7 @@ impl Lists {
 
     /// Puts the lists into a configuration, in the order of the files.
     pub(super) fn put_into(self, config: &mut Config) {
+        config.bridges = in_order(self.bridges);
         config.fdb = in_order(self.fdb);
         config.mirrors = in_order(self.mirrors);
         config.groups = in_order(self.groups);
@@ -277,6 +282,8 @@ pub(super) struct KnownPorts<'a> {
     pub ports: HashMap<&'a str, &'a Port>,
     /// The places of all names, including those of ports with mistakes.
     pub names: &'a HashMap<String, Place>,
+    /// The ports' `bridge` and `bridges`.
+    pub bridges: &'a [PortBridges],
     /// The ports' `groups`.
     pub groups: &'a [PortGroups],
     /// Whether a port may come later: from a file that cannot be read now, from the folder `ports_dir`, or by a command.

@@ -171,6 +171,7 @@ impl Plan {
         });
         let mut change: Vec<PortDiff> = both.collect();
         let mut entries = [
+            lists::diffs(&running.bridges, &wanted.bridges),
             lists::diffs(&running.fdb, &wanted.fdb),
             lists::diffs(&running.mirrors, &wanted.mirrors),
             lists::diffs(&running.groups, &wanted.groups),

@@ -9,6 +9,7 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use super::addresses::{self, Bound};
+use super::bridges::PortBridges;
 use super::check::{Checker, Place};
 use super::direct;
 use super::field::{FromToml as _, Item, Span};
@@ -31,6 +32,7 @@ pub(super) struct Taken {
     interfaces: HashMap<String, Place>,
     direct: Vec<direct::Placed>,
     bound: Bound,
+    bridges: Vec<PortBridges>,
     groups: Vec<PortGroups>,
     /// The place of each port's `worker`, by the port's name.
     pub(super) workers: HashMap<String, Place>,
@@ -46,6 +48,7 @@ impl Taken {
             interfaces: HashMap::new(),
             direct: Vec::new(),
             bound: Bound::default(),
+            bridges: Vec::new(),
             groups: Vec::new(),
             workers: HashMap::new(),
             count: 0,
@@ -58,6 +61,7 @@ impl Taken {
         KnownPorts {
             ports: by_name.collect(),
             names: &self.names,
+            bridges: &self.bridges,
             groups: &self.groups,
             may_come,
         }
@@ -110,7 +114,8 @@ pub(super) fn ports(checker: &mut Checker, document: &DeTable<'_>, taken: &mut T
 fn port(reader: &mut Reader<'_>, taken: &mut Taken) -> Option<Port> {
     let port = Port::read(reader);
     let has_name = named(reader, &port.name, &mut taken.names);
-    addresses::unique(reader, &port.vlan, &mut taken.bound);
+    addresses::unique(reader, (&port.bridge, &port.vlan), &mut taken.bound);
+    taken.bridges.extend(PortBridges::new(reader, &port));
     reader.kind?;
     let has_place = match &port.kind {
         PortKind::Vhost(guest) => {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crosspoint_packet::Mac;
 
 use super::check::{Checker, Place};
-use super::limits::STATICS_MAX;
+use super::limits::{DEFAULT_BRIDGE, STATICS_MAX};
 use super::lists::{self, Element, KnownPorts, Placed, unique};
 use super::suggest::nearest;
 use super::{Config, ConfigError, Port, Vlan};
@@ -14,7 +14,7 @@ pub(super) use super::table::StaticEntry;
 
 impl Element for StaticEntry {
     const LIST: &'static str = "fdb";
-    const IDENTITY: &'static [&'static str] = &["mac", "vlan"];
+    const IDENTITY: &'static [&'static str] = &["mac", "vlan", "bridge"];
     const MAX: usize = STATICS_MAX;
 }
 
@@ -32,15 +32,45 @@ impl StaticEntry {
     /// The entry's VLAN on its port: its own, or that of the port's untagged frames. 0 for none; `None` if the port has no
     /// VLAN for untagged frames.
     pub fn vlan_on(&self, port: &Port) -> Option<u16> {
-        self.vlan.or_else(|| port.vlan.untagged())
+        let untagged = || match self.bridge_on(port) == port.bridge {
+            true => port.vlan.untagged(),
+            false => Some(0),
+        };
+        self.vlan.or_else(untagged)
+    }
+
+    /// The entry's bridge on its port.
+    fn bridge_on<'a>(&'a self, port: &'a Port) -> &'a str {
+        self.bridge.as_deref().unwrap_or(&port.bridge)
     }
 }
 
 impl Config {
-    /// The VLAN of a static address, 0 for none; `None` if it is not known, because the port is not there.
-    pub fn vlan_of(&self, entry: &StaticEntry) -> Option<u16> {
+    /// The bridge and the VLAN of a static address, 0 for none; `None` if they are not known, because the port is not there.
+    pub fn place_of(&self, entry: &StaticEntry) -> Option<(String, u16)> {
         let port = self.ports.iter().find(|port| port.name == entry.port);
-        entry.vlan.or_else(|| entry.vlan_on(port?))
+        let bridge = match port {
+            Some(port) => entry.bridge_on(port),
+            None => entry.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE),
+        };
+        let vlan = entry.vlan.or_else(|| entry.vlan_on(port?))?;
+        Some((bridge.to_owned(), vlan))
+    }
+
+    /// Whether a static address is this one, in this bridge or in any, in this VLAN or in any.
+    pub fn is_for(
+        &self,
+        entry: &StaticEntry,
+        mac: Mac,
+        (bridge, vlan): (Option<&str>, Option<u16>),
+    ) -> bool {
+        if entry.mac != mac {
+            return false;
+        }
+        let place = self.place_of(entry);
+        let place = place.as_ref();
+        bridge.is_none_or(|wanted| place.is_some_and(|(bridge, _)| bridge == wanted))
+            && vlan.is_none_or(|wanted| place.is_some_and(|(_, vlan)| *vlan == wanted))
     }
 
     /// Checks an entry that is not part of the configuration against its ports.
@@ -106,9 +136,12 @@ pub(super) fn check(checker: &mut Checker, all: &[Placed<StaticEntry>], known: &
             }
         }
         let of_others = bound.get(&entry.mac).into_iter().flatten();
-        let vlan = known.vlan_of(entry);
+        let place = known.place_of(entry);
         let binds = |port: &&&Port| {
-            port.name != entry.port && vlan.is_some_and(|vlan| port.vlan.carries(vlan))
+            let is_there = |(bridge, vlan): (&str, u16)| {
+                port.bridge == bridge && port.carries_in(bridge, vlan)
+            };
+            port.name != entry.port && place.is_some_and(is_there)
         };
         if let Some(other) = of_others.copied().find(|port| binds(&port)) {
             let message = format!("{} is bound to port {:?}", entry.mac, other.name);
@@ -124,7 +157,8 @@ pub(super) fn check(checker: &mut Checker, all: &[Placed<StaticEntry>], known: &
         }
     }
     unique(checker, all, |entry| {
-        Some((entry.mac, known.vlan_of(entry)?))
+        let (bridge, vlan) = known.place_of(entry)?;
+        Some((entry.mac, bridge.to_owned(), vlan))
     });
 }
 
@@ -136,8 +170,15 @@ fn on_port(
     known: &KnownPorts<'_>,
 ) {
     let entry = &placed.value;
+    let bridge = entry.bridge_on(port);
     let (place, message, label, help) = match entry.vlan_on(port) {
-        Some(vlan) if port.vlan.carries(vlan) => return,
+        _ if !port.is_in_bridge(bridge) => (
+            placed.place("bridge"),
+            format!("port {:?} has no frames of bridge {bridge:?}", port.name),
+            "neither the port's `bridge` nor in its `bridges`",
+            "name a bridge of the port, or remove `bridge` for the port's own",
+        ),
+        Some(vlan) if port.carries_in(bridge, vlan) => return,
         Some(0) => (
             placed.place("vlan"),
             format!("port {:?} has no frames without a VLAN", port.name),
@@ -174,9 +215,10 @@ fn unknown_port(checker: &mut Checker, placed: &Placed<StaticEntry>, known: &Kno
 }
 
 impl KnownPorts<'_> {
-    fn vlan_of(&self, entry: &StaticEntry) -> Option<u16> {
+    /// The bridge and the VLAN of an entry whose port is known.
+    fn place_of<'a>(&'a self, entry: &'a StaticEntry) -> Option<(&'a str, u16)> {
         let port = self.ports.get(entry.port.as_str())?;
-        entry.vlan_on(port)
+        Some((entry.bridge_on(port), entry.vlan_on(port)?))
     }
 
     /// The file that is to blame if what is at `place` contradicts a port: the one of higher rank.

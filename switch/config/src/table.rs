@@ -15,6 +15,7 @@ use crosspoint_packet::{IpNet, Mac};
 use serde_json::json;
 
 use super::addresses::{self, Addresses};
+use super::bridges::{self, BridgeTag};
 use super::control::ControlList;
 use super::group_rules::{self, GroupRule};
 use super::group_values::{IpVersion, OnePort, Peer, PeerRule, PortRanges, Protocol};
@@ -57,6 +58,9 @@ keys! {
         watch_ports: bool = flag().or(false), AtOnce;
         /// The guests and the uplinks.
         port: () = PortList, Whole;
+        /// Bridges, besides the one that ports without `bridge` are in. No frame passes from one bridge to another, and they may
+        /// have the same addresses and VLANs.
+        bridge: () = tables::<Bridge>(), AtOnce;
         /// Addresses that stay on their ports. Such an address does not age out, is not learned on another port, and frames
         /// from it on another port are dropped (`source_not_allowed`). The port may come later.
         fdb: () = tables::<StaticEntry>(), AtOnce;
@@ -185,7 +189,10 @@ keys! {
         name: String = texts::port_name().required("name = \"web-1\""), Never;
         /// What the port is attached to.
         kind: PortKind = KindKeys, Reopens;
-        /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
+        /// The port's bridge: "default", or the name of a `[[bridge]]`.
+        bridge: String = texts::bridge_name().or_else(DEFAULT_BRIDGE.to_owned()), InPlace;
+        /// The VLANs of its bridge that the port carries. Without it: every VLAN, and tags pass through; with `bridges`,
+        /// untagged frames only.
         vlan: Vlan = table().or_else(Vlan::Unaware), InPlace;
         /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
         // One guest must not be able to fill the FDB; behind an uplink is the network.
@@ -237,8 +244,34 @@ keys! {
         mac: Mac = texts::mac().required("mac = \"52:54:00:12:34:56\""), Whole;
         /// The address's VLAN; 0: none. Without it: that of the port's untagged frames.
         vlan: Option<u16> = whole(0..=VLAN_ID_MAX, "vlan = 100").optional(), Whole;
+        /// The bridge, if it is not the port's own: of an uplink with that bridge in `bridges`.
+        bridge: Option<String> = texts::bridge_name().optional(), Whole;
         /// The port's name.
         port: String = texts::port_name().required("port = \"web-1\""), Whole;
+    }
+}
+
+keys! {
+    /// A bridge: ports that see each other's frames, and no others.
+    pub struct Bridge = "Bridge" {
+        /// The bridge's name; not "default", which ports without `bridge` are in.
+        name: String = texts::bridge_name().required("name = \"tenant-a\""), Whole;
+        /// Number of addresses that the bridge can learn; rounded up to 7 times a power of two. After a change all are learned
+        /// anew.
+        fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672").or(FDB_CAPACITY_MIN), Whole;
+    }
+}
+
+keys! {
+    /// A bridge whose frames an uplink has behind a tag. What follows the tag is the frame as the bridge has it, with a tag of
+    /// its own or without.
+    pub(super) struct BridgeTagKeys = "BridgeTag" {
+        /// The tag's VLAN ID; the same on all uplinks with this bridge.
+        vlan: u16 = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "vlan = 100").required("vlan = 100"), Whole;
+        /// The bridge.
+        bridge: String = texts::bridge_name().required("bridge = \"tenant-a\""), Whole;
+        /// The tag's type.
+        protocol: TagProtocol = word().or(TagProtocol::Vlan), Whole;
     }
 }
 
@@ -382,6 +415,8 @@ keys! {
             items_max: usize::from(XDP_QUEUE_MAX) + 1,
             example: "queues = [0, 1]",
         }.or(Queues::All), Reopens;
+        /// xdp: other bridges whose frames pass through the uplink, each behind a tag of its own.
+        bridges: Vec<BridgeTag> = bridges::tags().or_else(Vec::new()), InPlace;
         /// xdp: how frames reach the switch.
         mode: XdpMode = word().or(XdpMode::Auto), Reopens;
         /// The MTU that the interface is set to, bytes. `None`: left as it is.

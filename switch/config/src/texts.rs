@@ -99,6 +99,14 @@ pub(super) fn group_name() -> Text<String> {
     }
 }
 
+/// A bridge's name.
+pub(super) fn bridge_name() -> Text<String> {
+    Text {
+        parse: |name| checked_name("bridge", name),
+        ..name("for example: bridge = \"tenant-a\"")
+    }
+}
+
 /// The name of a set of addresses.
 pub(super) fn set_name() -> Text<String> {
     Text {

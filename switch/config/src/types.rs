@@ -11,8 +11,8 @@ use crosspoint_packet::IpNet;
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Connections, Control, Group, Log, Metrics, Mirror, Port, Set, Sflow, StaticEntry, Switch,
-    VhostPort, Workers, XdpPort,
+    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Port, Set, Sflow, StaticEntry,
+    Switch, VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub watch_ports: bool,
     /// The guests and the uplinks, in the order of the main file, then of the files of `ports_dir`.
     pub ports: Vec<Port>,
+    /// Bridges, besides the default one.
+    pub bridges: Vec<Bridge>,
     /// The addresses that stay on their ports, in the order of the files.
     pub fdb: Vec<StaticEntry>,
     /// Mirrors.
@@ -207,6 +209,14 @@ words! {
         In = "in",
         /// What the guest sends.
         Out = "out",
+    }
+
+    /// The type of the tag that a bridge has on an uplink.
+    pub enum TagProtocol, or Vlan {
+        /// The type of VLANs: 0x8100.
+        Vlan = "802.1Q",
+        /// The type of providers' tags, with VLANs behind them ("QinQ"): 0x88a8.
+        Service = "802.1ad",
     }
 
     /// What becomes of connections that the rules no longer allow.

@@ -51,7 +51,7 @@ macro_rules! words {
         }
     )*) => {$(
         $(#[doc = $about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         $vis enum $Name {
             $( $(#[doc = $doc])* #[serde(rename = $word)] $Value, )*
         }

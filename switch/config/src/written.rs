@@ -89,11 +89,12 @@ impl Config {
 
     /// The tables of all lists other than `[[port]]`, in TOML.
     pub(super) fn lists_toml(&self) -> impl Iterator<Item = String> {
+        let bridges = self.bridges.iter().map(lists::to_toml);
         let fdb = self.fdb.iter().map(lists::to_toml);
         let mirrors = self.mirrors.iter().map(lists::to_toml);
         let groups = self.groups.iter().map(lists::to_toml);
         let sets = self.sets.iter().map(lists::to_toml);
-        fdb.chain(mirrors).chain(groups).chain(sets)
+        bridges.chain(fdb).chain(mirrors).chain(groups).chain(sets)
     }
 
     /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
@@ -110,6 +111,7 @@ impl Config {
             ports_dir,
             watch_ports,
             ports: _,
+            bridges: _,
             fdb: _,
             mirrors: _,
             groups: _,

@@ -3,6 +3,8 @@
 // Each integration test is a crate; a single one for the configuration links only once.
 #[path = "config/arbitrary.rs"]
 mod arbitrary;
+#[path = "config/bridges.rs"]
+mod bridges;
 #[path = "config/files.rs"]
 mod files;
 #[path = "config/folder.rs"]

@@ -10,7 +10,7 @@ use crate::bridge::fdb::Fdb;
 use crate::bridge::fdb::Quota;
 use crate::bridge::members::Members;
 use crate::bridge::probe::Probes;
-use crate::bridge::several::{Bridge, BridgeTags, DEFAULT_BRIDGE};
+use crate::bridge::several::{Bridge, BridgeTags, DEFAULT_BRIDGE, NO_BRIDGE};
 use crate::bridge::storm::StormControl;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
@@ -179,7 +179,7 @@ pub struct Snapshot {
     pub bindings: Bindings,
     /// The other bridges, by number less one.
     pub bridges: Box<[Option<Bridge>]>,
-    /// Whether there are any: one check for a burst.
+    /// Whether any port is in one of them: one check for a burst.
     pub(crate) has_bridges: bool,
     /// Whether the rate is limited of what any guest sends.
     pub shapes: bool,
@@ -240,11 +240,20 @@ impl Snapshot {
 
     /// Returns the snapshot with these bridges besides the default one, by number less one.
     pub fn with_bridges(self, bridges: Box<[Option<Bridge>]>) -> Snapshot {
-        Snapshot {
-            has_bridges: bridges.iter().any(Option::is_some),
-            bridges,
-            ..self
+        let mut snapshot = Snapshot { bridges, ..self };
+        snapshot.renew_bridges();
+        snapshot
+    }
+
+    fn renew_bridges(&mut self) {
+        for (number, bridge) in (1..NO_BRIDGE).zip(&mut self.bridges) {
+            if let Some(bridge) = bridge {
+                bridge.renew(&self.ports, number);
+            }
         }
+        let is_elsewhere =
+            |port: &PortSnapshot| port.bridge != DEFAULT_BRIDGE || port.tags.is_some();
+        self.has_bridges = self.ports.iter().flatten().any(is_elsewhere);
     }
 
     /// Returns bridge `number`, if it is not the default one.
@@ -296,6 +305,18 @@ impl Snapshot {
         }
     }
 
+    /// Returns the snapshot with these static addresses of another bridge, sorted likewise.
+    pub fn with_statics_of(mut self, bridge: u8, statics: Arc<[StaticAddress]>) -> Snapshot {
+        let index = usize::from(bridge).checked_sub(1);
+        let place = index.and_then(|index| self.bridges.get_mut(index)?.as_mut());
+        if let Some(bridge) = place {
+            let none = Bindings::new(&[], NO_BRIDGE);
+            let bindings = std::mem::replace(&mut bridge.bindings, none);
+            bridge.bindings = bindings.with_statics(statics);
+        }
+        self
+    }
+
     /// Returns the snapshot with this table of connections. Without it, groups have no effect.
     pub fn with_connections(self, connections: Option<Arc<Connections>>) -> Snapshot {
         Snapshot {
@@ -330,13 +351,7 @@ impl Snapshot {
         self.members = Members::new(&self.ports, DEFAULT_BRIDGE);
         let statics = self.bindings.statics().clone();
         self.bindings = Bindings::new(&self.ports, DEFAULT_BRIDGE).with_statics(statics);
-        for (number, bridge) in (1u8..).zip(&mut self.bridges) {
-            if let Some(bridge) = bridge {
-                bridge.members = Members::new(&self.ports, number);
-                let statics = bridge.bindings.statics().clone();
-                bridge.bindings = Bindings::new(&self.ports, number).with_statics(statics);
-            }
-        }
+        self.renew_bridges();
         self.note_meters();
     }
 

@@ -132,6 +132,9 @@ pub struct FdbFlush {
     /// The VLAN; 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// The bridge's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
 }
 
 /// An address to put on a port.
@@ -145,6 +148,9 @@ pub struct FdbAdd {
     /// Its VLAN, 0 for none; absent: the VLAN of the port's untagged frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// Its bridge, if that is not the port's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Whether to write it to `ports_dir` too, so that it is still there after a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
@@ -159,6 +165,9 @@ pub struct FdbRemove {
     /// Its VLAN, 0 for none; absent: all VLANs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// Its bridge; absent: all bridges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Whether to remove it from its file in `ports_dir` too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,

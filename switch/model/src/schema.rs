@@ -7,7 +7,7 @@ use crate::rows::{
     ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow,
     RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
 };
-use crate::status::{MirrorStatus, SflowStatus};
+use crate::status::{BridgeStatus, MirrorStatus, SflowStatus};
 
 /// The version of the schema. It grows with each change; keys are added, and none is renamed or removed.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -37,6 +37,8 @@ struct Topics {
     xdp: Vec<XdpRow>,
     /// `show mirrors`, in the order of the configuration
     mirrors: Vec<MirrorStatus>,
+    /// `show bridges`, the default bridge first
+    bridges: Vec<BridgeStatus>,
     /// `show groups`, in the order of the configuration
     groups: Vec<GroupRow>,
     /// `show rules`, by group

@@ -47,6 +47,9 @@ pub struct Status {
     /// Mirrors, in the order of the configuration.
     #[serde(default)]
     pub mirrors: Vec<MirrorStatus>,
+    /// The bridges, the default one first.
+    #[serde(default)]
+    pub bridges: Vec<BridgeStatus>,
     /// The table of connections; absent if no port has had security groups.
     #[serde(default)]
     pub connections: Option<ConnectionsStatus>,
@@ -129,6 +132,9 @@ pub struct FdbMover {
     pub mac: String,
     /// Its VLAN; 0 for none.
     pub vlan: u16,
+    /// Its bridge; absent for the default bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Name of the port that it was on before its first move.
     pub home: String,
     /// Name of the other port that it was on last.
@@ -143,6 +149,25 @@ pub struct FdbMover {
     pub damped: bool,
 }
 
+/// A bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BridgeStatus {
+    /// Its name; "default" for the bridge of ports without one.
+    pub name: String,
+    /// Names of the ports that have its frames.
+    pub ports: Vec<String>,
+    /// The VLAN ID of its tag on uplinks that have other bridges too; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<u16>,
+    /// The type of that tag: "802.1Q" or "802.1ad".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Addresses in its forwarding database.
+    pub entries: usize,
+    /// Addresses that its forwarding database has room for.
+    pub capacity: usize,
+}
+
 /// One learned address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FdbEntry {
@@ -150,6 +175,9 @@ pub struct FdbEntry {
     pub mac: String,
     /// Its VLAN; 0 for none.
     pub vlan: u16,
+    /// Its bridge; absent for the default bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Name of the port that it was last seen on.
     pub port: String,
     /// Seconds since it was last seen, to within the table's tick.

@@ -14,6 +14,7 @@
 //! | `guests` | array of [`GuestRow`](crate::rows::GuestRow), in the order of the configuration |
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
 //! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
+//! | `bridges` | array of [`BridgeStatus`](crate::status::BridgeStatus), the default bridge first |
 //! | `groups` | array of [`GroupRow`](crate::rows::GroupRow), in the order of the configuration |
 //! | `rules` | array of [`RuleRow`](crate::rows::RuleRow), by group |
 //! | `sets` | array of [`SetRow`](crate::rows::SetRow), in the order of the configuration |
@@ -56,6 +57,8 @@ pub enum Topic {
     Xdp,
     /// Mirrors.
     Mirrors,
+    /// Bridges.
+    Bridges,
     /// Security groups.
     Groups,
     /// Their rules.
@@ -70,7 +73,7 @@ pub enum Topic {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 15] = [
+    pub const ALL: [Topic; 16] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -81,6 +84,7 @@ impl Topic {
         Topic::Guests,
         Topic::Xdp,
         Topic::Mirrors,
+        Topic::Bridges,
         Topic::Groups,
         Topic::Rules,
         Topic::Sets,
@@ -101,6 +105,7 @@ impl Topic {
             Topic::Guests => "guests",
             Topic::Xdp => "xdp",
             Topic::Mirrors => "mirrors",
+            Topic::Bridges => "bridges",
             Topic::Groups => "groups",
             Topic::Rules => "rules",
             Topic::Sets => "sets",
@@ -122,6 +127,7 @@ impl Topic {
             Topic::Guests => "guests' devices and front ends",
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
+            Topic::Bridges => "bridges, their ports, and how full their forwarding databases are",
             Topic::Groups => "security groups, and the ports that have them",
             Topic::Rules => {
                 "the rules of security groups, and how often each has allowed something"

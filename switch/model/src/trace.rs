@@ -29,6 +29,9 @@ pub struct Trace {
     pub vlans: String,
     /// The VLAN that it was assigned to; 0 for none.
     pub vlan: Option<u16>,
+    /// The bridge that it was assigned to; absent for the default bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// What the port's security groups decide on it, if it has groups; absent for a frame that was received before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<String>,
@@ -103,7 +106,7 @@ pub enum Goal {
 pub struct Copy {
     /// The port.
     pub port: String,
-    /// What happened to the tag: "keep", "push" or "pop". Absent where there was no copy, since the port does not carry the
+    /// What happened to the tag: "keep", "push", "pop", "push_bridge", "push_both" or "pop_both". Absent where there was no copy, since the port does not carry the
     /// VLAN (or a second tag would become the outer one).
     pub tag: Option<String>,
     /// The port's queue.
@@ -181,6 +184,9 @@ impl fmt::Display for Trace {
         }
         if let Some(words) = self.placed() {
             line(f, "vlan", &format!("{}: {words}", self.vlans))?;
+        }
+        if let Some(bridge) = &self.bridge {
+            line(f, "bridge", bridge)?;
         }
         if let Some(words) = &self.groups {
             line(f, "groups", words)?;
@@ -313,6 +319,9 @@ impl fmt::Display for Copy {
             None => {}
             Some("push") => words += "tag pushed, ",
             Some("pop") => words += "tag popped, ",
+            Some("push_bridge") => words += "bridge's tag pushed, ",
+            Some("push_both") => words += "tag and bridge's tag pushed, ",
+            Some("pop_both") => words += "bridge's tag and tag popped, ",
             Some(_) => words += "tag as it is, ",
         }
         match self.queues {
@@ -404,6 +413,7 @@ mod tests {
             }),
             vlans: "access 100".to_owned(),
             vlan: Some(100),
+            bridge: None,
             groups: None,
             source: Some(Source {
                 learned: "moved".to_owned(),

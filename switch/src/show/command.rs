@@ -134,7 +134,8 @@ impl Show {
         let misuse = |error: String, help: String| Err(Misuse { error, help });
         let is = |topic: Topic| self.what == Subject::Topic(topic);
         let (is_ports, is_fdb) = (is(Topic::Ports), is(Topic::Fdb));
-        let has_names = is_ports || is_fdb || is(Topic::Rules) || is(Topic::Sets);
+        let has_names =
+            is_ports || is_fdb || is(Topic::Rules) || is(Topic::Sets) || is(Topic::Bridges);
         if let (Subject::Topic(topic), Some(name), false) = (self.what, &self.name, has_names) {
             return misuse(
                 format!("`show {topic}` takes no name and no number"),
@@ -219,7 +220,7 @@ impl Show {
                 value
             }
             Subject::Topic(Topic::Rules) => self.named(value, "group"),
-            Subject::Topic(Topic::Sets) => self.named(value, "name"),
+            Subject::Topic(Topic::Sets | Topic::Bridges) => self.named(value, "name"),
             Subject::Topic(Topic::Connections) => {
                 let is_empty = value.get("connections").is_none_or(is_empty);
                 // The answer for an unknown port is an error that names the ports.
@@ -275,6 +276,9 @@ impl Show {
             }
             Subject::Topic(Topic::Rules) if self.name.is_some() && is_empty(value) => {
                 Ok("No group with rules has such a name.\n".to_owned())
+            }
+            Subject::Topic(Topic::Bridges) if self.name.is_some() && is_empty(value) => {
+                Ok("No bridge has such a name.\n".to_owned())
             }
             Subject::Topic(Topic::Sets) if self.name.is_some() && is_empty(value) => {
                 Ok("No set has such a name.\n".to_owned())

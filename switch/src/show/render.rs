@@ -1,5 +1,6 @@
 //! Tables made from JSON, so that people see what programs get.
 
+use crosspoint_config::limits::DEFAULT_BRIDGE;
 use crosspoint_model::status::{FdbEntry, FdbMover, Origin, SflowStatus, ShownState};
 use miette::Diagnostic;
 use serde::Deserialize;
@@ -9,9 +10,9 @@ use thiserror::Error;
 use super::drops::drops;
 use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
 use super::sflow::sflow;
-use super::table::Align::{Left, Right};
+use super::table::Align::{self, Left, Right};
 use super::table::{Table, paragraph, printable};
-use super::{render_groups, render_mirrors, slo, vlan};
+use super::{render_bridges, render_groups, render_mirrors, slo, vlan};
 use crosspoint_model::rows::{
     ConnectionTable, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
@@ -42,6 +43,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
         Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
         Topic::Mirrors => Vec::deserialize(value).map(|rows| render_mirrors::mirrors(&rows)),
+        Topic::Bridges => Vec::deserialize(value).map(|rows| render_bridges::bridges(&rows)),
         Topic::Groups => Vec::deserialize(value).map(|rows| render_groups::groups(&rows)),
         Topic::Rules => Vec::deserialize(value).map(|rows| render_groups::rules(&rows)),
         Topic::Sets => Vec::deserialize(value).map(|rows| render_groups::sets(&rows)),
@@ -360,14 +362,14 @@ pub fn render_addresses(value: &Value) -> Result<String, Misshapen> {
 }
 
 fn fdb_addresses(addresses: &[FdbEntry]) -> String {
-    let mut table = Table::new([
+    const COLUMNS: [(&str, Align); 4] = [
         ("ADDRESS", Left),
         ("VLAN", Right),
         ("AGE", Right),
         ("PORT", Left),
-    ]);
-    for entry in addresses {
-        table.add([
+    ];
+    let row = |entry: &FdbEntry| {
+        [
             entry.mac.clone(),
             vlan_or_dash(entry.vlan),
             match (entry.is_static, entry.origin) {
@@ -377,7 +379,19 @@ fn fdb_addresses(addresses: &[FdbEntry]) -> String {
                 (false, _) => format!("{}s", entry.age_s),
             },
             entry.port.clone(),
-        ]);
+        ]
+    };
+    if addresses.iter().all(|entry| entry.bridge.is_none()) {
+        let mut table = Table::new(COLUMNS);
+        addresses.iter().for_each(|entry| table.add(row(entry)));
+        return table.render();
+    }
+    let [mac, vlan, age, port] = COLUMNS;
+    let mut table = Table::new([mac, vlan, ("BRIDGE", Left), age, port]);
+    for entry in addresses {
+        let [mac, vlan, age, port] = row(entry);
+        let bridge = entry.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
+        table.add([mac, vlan, bridge.to_owned(), age, port]);
     }
     table.render()
 }

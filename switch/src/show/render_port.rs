@@ -1,6 +1,7 @@
 //! One port in full, made from JSON.
 
 use crosspoint_config::LoopAction;
+use crosspoint_config::limits::DEFAULT_BRIDGE;
 use crosspoint_config::quantity::Quantity;
 use crosspoint_model::status::{
     DeviceStatus, LimitStatus, MemoryRegionStatus, RateStatus, StormStatus, VringStatus,
@@ -108,6 +109,12 @@ fn summary(detail: &PortDetail) -> String {
     }
     add("weight", port.weight.to_string());
     add("storm", storm(&port.storm));
+    if port.bridge != DEFAULT_BRIDGE || !port.bridges.is_empty() {
+        add("bridge", port.bridge.clone());
+    }
+    if !port.bridges.is_empty() {
+        add("other bridges", port.bridges.join(", "));
+    }
     if port.isolated {
         add("isolated", "reaches uplinks only".to_owned());
     }

@@ -68,6 +68,7 @@ impl Watch {
             | Topic::Guests
             | Topic::Xdp
             | Topic::Mirrors
+            | Topic::Bridges
             | Topic::Groups
             | Topic::Rules
             | Topic::Sets

@@ -145,6 +145,7 @@ fn snapshot(second: u64) -> StatusReport {
         movers: vec![FdbMover {
             mac: "52:54:00:12:34:56".to_owned(),
             vlan: 100,
+            bridge: None,
             home: "web-1".to_owned(),
             other: "uplink".to_owned(),
             port: "web-1".to_owned(),

@@ -298,6 +298,7 @@ fn statics(ports: &[Port], chosen: u64) -> Vec<StaticEntry> {
         StaticEntry {
             mac: Mac::new([0x52, 0x54, 0, 0xfd, 0, number as u8]),
             vlan: own,
+            bridge: None,
             port: port.name.clone(),
         }
     };

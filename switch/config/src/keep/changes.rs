@@ -169,10 +169,10 @@ impl<'a> FileChanges<'a> {
     /// If the table cannot be changed alone, or the file is not one that can be read.
     pub fn set_static(&mut self, entry: &StaticEntry) -> Result<PathBuf, KeepError> {
         let running = self.running;
-        let vlan = running.vlan_of(entry);
+        let place = running.place_of(entry);
         let is_same = |other: &StaticEntry| {
-            let is_same_vlan = other.vlan == entry.vlan || running.vlan_of(other) == vlan;
-            other.mac == entry.mac && is_same_vlan
+            let is_same_text = (other.vlan, &other.bridge) == (entry.vlan, &entry.bridge);
+            other.mac == entry.mac && (is_same_text || running.place_of(other) == place)
         };
         let name = entry.name();
         let path = match self.static_places(is_same).first() {
@@ -185,6 +185,12 @@ impl<'a> FileChanges<'a> {
                 };
                 let mut keys = vec![key("port", json!(entry.port))];
                 keys.extend(entry.vlan.map(|vlan| key("vlan", json!(vlan))));
+                keys.extend(
+                    entry
+                        .bridge
+                        .as_ref()
+                        .map(|bridge| key("bridge", json!(bridge))),
+                );
                 let name = format!("static address {name}");
                 self.change(*file, name, |text| text::set_keys(text, FDB, *index, &keys))?
             }
@@ -195,16 +201,18 @@ impl<'a> FileChanges<'a> {
         Ok(path)
     }
 
-    /// Removes the static entries of an address, in one VLAN or in all, from every file.
+    /// Removes the static entries of an address, in one bridge or in all, in one VLAN or in all, from every file.
     ///
     /// # Errors
     ///
     /// If no file has the address, or a table cannot be removed alone.
-    pub fn remove_statics(&mut self, mac: Mac, vlan: Option<u16>) -> Result<(), KeepError> {
+    pub fn remove_statics(
+        &mut self,
+        mac: Mac,
+        at: (Option<&str>, Option<u16>),
+    ) -> Result<(), KeepError> {
         let running = self.running;
-        let is_meant = |entry: &StaticEntry| {
-            entry.mac == mac && (vlan.is_none() || running.vlan_of(entry) == vlan)
-        };
+        let is_meant = |entry: &StaticEntry| running.is_for(entry, mac, at);
         let places = self.static_places(is_meant);
         if places.is_empty() {
             let name = mac.to_string();
@@ -448,9 +456,14 @@ fn entry(table: &toml::Table) -> Option<StaticEntry> {
         None => None,
         Some(vlan) => Some(u16::try_from(vlan.as_integer()?).ok()?),
     };
+    let bridge = match table.get("bridge") {
+        None => None,
+        Some(bridge) => Some(bridge.as_str()?.to_owned()),
+    };
     Some(StaticEntry {
         mac: parse_mac(table.get("mac")?.as_str()?)?,
         vlan,
+        bridge,
         port: table.get("port")?.as_str()?.to_owned(),
     })
 }

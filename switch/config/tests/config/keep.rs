@@ -398,6 +398,7 @@ fn a_port_whose_keys_are_spread_over_the_file_is_not_removed() {
 #[test]
 fn static_addresses_are_changed_where_they_are() {
     let entry = |mac: &str, vlan, port: &str| StaticEntry {
+        bridge: None,
         mac: parse_mac(mac).expect("an address"),
         vlan,
         port: port.to_owned(),
@@ -430,13 +431,13 @@ fn static_addresses_are_changed_where_they_are() {
         let mac = parse_mac(mac).expect("an address");
         switch.changes(|changes| changes.remove_statics(mac, vlan))
     };
-    remove(first, None).expect("it is there twice");
+    remove(first, (None, None)).expect("it is there twice");
     assert_eq!(fdb(&switch), ["52:54:00:00:00:02 vlan 100 db-1"]);
     assert!(matches!(
-        remove(first, None),
+        remove(first, (None, None)),
         Err(KeepError::StaticNowhere { .. })
     ));
-    remove(second, Some(100)).expect("it is there");
+    remove(second, (None, Some(100))).expect("it is there");
     assert!(switch.text().ends_with("# The end.\n"), "{}", switch.text());
 
     // With a folder, new ones are in a file there.
@@ -449,7 +450,7 @@ fn static_addresses_are_changed_where_they_are() {
     for mac in [first, second] {
         let mac = parse_mac(mac).expect("an address");
         switch
-            .changes(|changes| changes.remove_statics(mac, None))
+            .changes(|changes| changes.remove_statics(mac, (None, None)))
             .expect("it is there");
     }
     assert!(!own.exists());

@@ -115,6 +115,7 @@ impl Scene<'_> {
     fn trace(&self, specimen: Packet<'_>, vlans: &str) -> Trace {
         let explained = explain(specimen, self.view, self.tick);
         let Explained { link, vlan, .. } = explained;
+        let bridge = self.view.other_bridge(explained.bridge);
         let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
         Trace {
             port: self.name(specimen.ingress),
@@ -131,6 +132,7 @@ impl Scene<'_> {
             }),
             vlans: vlans.to_owned(),
             vlan,
+            bridge: bridge.map(|bridge| bridge.name.to_string()),
             groups: explained
                 .judgement
                 .map(|judgement| self.judgement(specimen.ingress, judgement)),
@@ -201,6 +203,9 @@ impl Scene<'_> {
             HeaderOp::Keep => "keep",
             HeaderOp::Push => "push",
             HeaderOp::Pop => "pop",
+            HeaderOp::PushBridge => "push_bridge",
+            HeaderOp::PushBoth => "push_both",
+            HeaderOp::PopBoth => "pop_both",
         });
         Copy {
             port: self.name(copy.port),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::MAX_PORTS;
+use crosspoint_engine::bridge::several::DEFAULT_BRIDGE;
 use crosspoint_engine::egress::tx::NicTx;
 use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stream::Source;
@@ -173,11 +174,17 @@ impl Dataplane {
             state.view.flows,
             state.taps.clone().into(),
         )
-        .with_statics(self.statics(state))
+        .with_bridges(state.bridges.view())
         .with_sampler(state.sampler.clone())
         .with_connections(state.groups.connections());
         let mut ports = state.ports.iter().flatten();
         let probes = ports.any(|port| port.options.loop_protect.is_some());
+        for (bridge, statics) in self.statics(state) {
+            view = match bridge {
+                DEFAULT_BRIDGE => view.with_statics(statics),
+                other => view.with_statics_of(other, statics),
+            };
+        }
         view.mirrors = mirrors;
         view.probes = probes.then(|| self.probes.clone());
         let view = Arc::new(view);

@@ -10,6 +10,7 @@ mod ageing;
 mod announce;
 mod attachment;
 mod balance;
+mod bridges;
 pub(crate) mod caller;
 mod change;
 mod counts;
@@ -49,10 +50,12 @@ use ageing::Ageing;
 pub(crate) use attachment::Attachment;
 use attachment::Calls;
 pub use balance::BalanceOptions;
+pub use bridges::PortBridges;
 use change::WorkerChange;
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::bridge::fdb::Fdb;
 use crosspoint_engine::bridge::probe::Probes;
+use crosspoint_engine::bridge::several::DEFAULT_BRIDGE;
 use crosspoint_engine::bridge::storm::StormControl;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::egress::uplink::UplinkShare;
@@ -143,6 +146,7 @@ struct State {
     mirrors: mirrors::Mirrors,
     sampler: Option<Arc<Sampler>>,
     statics: statics::Statics,
+    bridges: bridges::Bridges,
     groups: groups::Groups,
     /// Counts of removed ports.
     removed: RemovedStatus,
@@ -165,6 +169,7 @@ pub struct Dataplane {
     /// Packet memory for NIC queues, by worker.
     memories: Vec<Mutex<PacketMemory>>,
     state: Mutex<State>,
+    /// The default bridge's.
     fdb: Arc<Fdb>,
     probes: Arc<Probes>,
 }
@@ -179,7 +184,8 @@ impl Dataplane {
         }
         let [a, b, flows] = seed;
         let fdb = Arc::new(Fdb::new(options.fdb_capacity, [a, b]));
-        fdb.set_damping(options.fdb_damping);
+        let fdb_damping = options.fdb_damping;
+        fdb.set_damping(fdb_damping);
         let flows = FlowHasher::new(flows);
         let view = Arc::new(Snapshot::new(
             Box::new([]),
@@ -223,6 +229,7 @@ impl Dataplane {
                 mirrors: mirrors::Mirrors::default(),
                 sampler: None,
                 statics: statics::Statics::default(),
+                bridges: bridges::Bridges::new(fdb_damping),
                 groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
@@ -275,8 +282,10 @@ impl Dataplane {
         let size = (self.links.len(), options.queues);
         let (counters, quota, before) = Kept::resume(kept, size, options.mac_limit);
         let (meter_out, meter_in) = self.meters(options.rates);
-        let view = PortSnapshot {
+        let mut view = PortSnapshot {
             name: options.name.as_str().into(),
+            bridge: DEFAULT_BRIDGE,
+            tags: None,
             vlan: Arc::new(options.vlan.clone()),
             egress: admin::shown_egress(&Egress::Down, options.disabled),
             counters,
@@ -294,6 +303,7 @@ impl Dataplane {
             is_uplink: options.kind == "xdp",
             control: options.forward_control,
         };
+        state.bridges.place(&mut view, &options.bridges);
         state.ports[number] = Some(Port {
             view,
             egress: Egress::Down,
@@ -332,7 +342,9 @@ impl Dataplane {
         self.review_calls();
         self.balance();
         self.note_objectives();
-        self.fdb.set_time_s(uptime.as_secs());
+        for (_, fdb) in self.fdbs(&self.lock()) {
+            fdb.set_time_s(uptime.as_secs());
+        }
         self.sweep_connections(uptime);
         let mut state = self.lock();
         self.report_moves(&mut state);
@@ -347,9 +359,10 @@ impl Dataplane {
         let limit = state.ageing.ticks_max();
         let view = state.view.clone();
         let quota = |port| view.port(port).map(|p| &*p.quota);
-        self.fdb
-            .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
-        self.fdb.forget_old_moves();
+        for (_, fdb) in self.fdbs(&state) {
+            fdb.sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
+            fdb.forget_old_moves();
+        }
     }
 
     /// Quarantines the ports whose guest memory was truncated.

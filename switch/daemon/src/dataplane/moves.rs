@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::fdb::Mover;
-use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_model::status::FdbMover;
 use crosspoint_packet::Mac;
 
@@ -28,7 +27,7 @@ pub(super) struct Reported {
     counted: (u64, u64),
     looked: Option<Instant>,
     /// Addresses that have been logged, and whether they were logged as damped.
-    known: BTreeSet<(Mac, u16, bool)>,
+    known: BTreeSet<(Mac, u8, u16, bool)>,
     /// Time of the first line in the current window, and the number of lines.
     lines: Option<(Instant, usize)>,
     /// Whether a line about further addresses was written in this window.
@@ -50,36 +49,51 @@ impl Dataplane {
     /// Sets how many moves of an address are too many.
     pub fn set_damping(&self, damping: Damping) {
         self.fdb.set_damping(damping);
+        self.lock().bridges.set_damping(damping);
     }
 
     /// Addresses that have moved recently, those with most moves first.
     pub fn movers(&self) -> Vec<FdbMover> {
-        let (view, ..) = self.picture();
-        let mut movers = self.fdb.movers();
-        movers.sort_unstable_by_key(|mover| (u8::MAX - mover.moves, mover.vlan, mover.mac));
-        movers.iter().map(|mover| status(mover, &view)).collect()
+        let state = self.lock();
+        let mut movers = self.all_movers(&state);
+        movers.sort_unstable_by_key(|(bridge, mover)| {
+            (u8::MAX - mover.moves, *bridge, mover.vlan, mover.mac)
+        });
+        movers.iter().map(|mover| status(mover, &state)).collect()
+    }
+
+    /// Those of every bridge, with its number.
+    fn all_movers(&self, state: &State) -> Vec<(u8, Mover)> {
+        let fdbs = self.fdbs(state).into_iter();
+        let movers = fdbs.map(|(bridge, fdb)| (bridge, fdb.movers()));
+        let movers = movers.flat_map(|(bridge, all)| all.into_iter().map(move |one| (bridge, one)));
+        movers.collect()
     }
 
     /// Logs each address that two ports have, and again when it is damped, up to a limit.
     pub(super) fn report_moves(&self, state: &mut State) {
         let ports = state.ports.iter().flatten();
         let moved = ports.map(|port| port.view.quota.events.addresses_moved.get());
-        let counted = (moved.sum(), self.fdb.moves_refused());
+        let refused = self
+            .fdbs(state)
+            .into_iter()
+            .map(|(_, fdb)| fdb.moves_refused());
+        let counted = (moved.sum(), refused.sum());
         let now = Instant::now();
         let is_early = state.moves.looked.is_some_and(|at| now - at < LOOK);
         if counted == state.moves.counted || is_early {
             return;
         }
         (state.moves.counted, state.moves.looked) = (counted, Some(now));
-        let mut movers = self.fdb.movers();
-        movers.retain(|mover| mover.is_damped || mover.moves >= SUSPECT_MOVES);
-        let id = |mover: &Mover| (mover.mac, mover.vlan, mover.is_damped);
+        let mut movers = self.all_movers(state);
+        movers.retain(|(_, mover)| mover.is_damped || mover.moves >= SUSPECT_MOVES);
+        let id = |(bridge, mover): &(u8, Mover)| (mover.mac, *bridge, mover.vlan, mover.is_damped);
         let known = std::mem::replace(&mut state.moves.known, movers.iter().map(id).collect());
         let new = movers.iter().filter(|mover| !known.contains(&id(mover)));
         let mut silent = 0;
         for mover in new {
             if state.moves.has_room(now) {
-                say(&status(mover, &state.view));
+                say(&status(mover, state));
             } else {
                 silent += 1;
             }
@@ -113,11 +127,13 @@ fn say(mover: &FdbMover) {
         "address {mac} moves between ports {home} and {other}: {moves} times in {since_s} s; {then}");
 }
 
-fn status(mover: &Mover, view: &Snapshot) -> FdbMover {
-    let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
+fn status((bridge, mover): &(u8, Mover), state: &State) -> FdbMover {
+    let port = |number: u16| state.view.port(number);
+    let name = |number: u16| port(number).map_or("?".into(), |p| p.name.to_string());
     FdbMover {
         mac: mover.mac.to_string(),
         vlan: mover.vlan,
+        bridge: state.bridges.name(*bridge).map(|name| name.to_string()),
         home: name(mover.home),
         other: name(mover.other),
         port: name(mover.port),

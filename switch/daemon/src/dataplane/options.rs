@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bridges::PortBridges;
 use crosspoint_config::{Addresses, LoopProtect};
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;
@@ -62,6 +63,8 @@ pub struct PortOptions {
     pub required: bool,
     /// Its share of a busy worker's time, relative to other ports' weights; at least 1.
     pub weight: u32,
+    /// Its bridges.
+    pub bridges: PortBridges,
     /// Limits on the copies per second into which its frames may be flooded.
     pub storm: StormLimits,
     /// Limits on what its guest sends, and on what is sent to it.
@@ -94,6 +97,7 @@ impl Default for PortOptions {
             worker: None,
             required: false,
             weight: 1,
+            bridges: PortBridges::default(),
             storm: StormLimits::default(),
             rates: RateLimits::default(),
             addresses: Addresses::default(),

@@ -9,6 +9,7 @@ use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::meter::RateLimits;
 
+use super::bridges::PortBridges;
 use super::counts::add_counts;
 use super::{Dataplane, Placed, Port, State};
 
@@ -31,6 +32,8 @@ pub struct PortSettings {
     pub addresses: Option<Addresses>,
     /// Whether it may send what DHCP servers and IPv6 routers send.
     pub dhcp_server: Option<bool>,
+    /// Its bridges.
+    pub bridges: Option<PortBridges>,
     /// Whether its frames reach uplinks only.
     pub isolated: Option<bool>,
     /// Which link-local control frames pass between it and others.
@@ -78,6 +81,7 @@ impl Dataplane {
     pub fn set_port(&self, number: u16, settings: PortSettings) {
         let mut state = self.lock();
         let workers = self.workers();
+        let state = &mut *state;
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return;
         };
@@ -91,7 +95,7 @@ impl Dataplane {
         if let Some(worker) = settings.worker {
             port.options.worker = worker.filter(|worker| *worker < workers);
         }
-        let has_other_vlans = settings.vlan.is_some();
+        let has_other_vlans = settings.vlan.is_some() || settings.bridges.is_some();
         let binds_others = has_other_vlans || settings.addresses.is_some();
         let has_other_view = binds_others
             || settings.weight.is_some()
@@ -102,21 +106,25 @@ impl Dataplane {
             || settings.forward_control.is_some()
             || settings.loop_protect.is_some();
         let disabled = settings.disabled.filter(|it| *it != port.options.disabled);
+        if let Some(bridges) = &settings.bridges {
+            port.options.bridges.clone_from(bridges);
+            state.bridges.place(&mut port.view, bridges);
+        }
         self.renew_view(port, number, settings);
         if has_other_view {
-            drop(self.publish(&mut state, Vec::new()));
+            drop(self.publish(state, Vec::new()));
         }
         if has_other_vlans {
             // It may have left VLANs in which its addresses are known. Frames are flooded until they are learned again.
-            self.forget(&state, number);
+            self.forget(state, number);
         }
         if binds_others {
-            self.forget_forbidden(&state);
+            self.forget_forbidden(state);
         }
         if let Some(disabled) = disabled {
-            self.set_disabled(&mut state, number, disabled);
+            self.set_disabled(state, number, disabled);
         }
-        self.gather(&mut state, number);
+        self.gather(state, number);
     }
 
     /// Changes what the next snapshot shows workers of a port.
@@ -165,10 +173,15 @@ impl Dataplane {
     /// a new binding may have been learned elsewhere before.
     pub(super) fn forget_forbidden(&self, state: &State) {
         let view = &state.view;
-        if !view.bindings.is_empty() {
-            let quota = |port| view.port(port).map(|p| &*p.quota);
-            let is_doomed = |mac, vlan, port| !view.allows_source(mac, vlan, port);
-            self.fdb.remove_if(quota, is_doomed);
+        let quota = |port| view.port(port).map(|p| &*p.quota);
+        for (bridge, fdb) in self.fdbs(state) {
+            if view
+                .bindings_of(bridge)
+                .is_some_and(|bindings| !bindings.is_empty())
+            {
+                let is_doomed = |mac, vlan, port| !view.allows_source_in(mac, (bridge, vlan), port);
+                fdb.remove_if(quota, is_doomed);
+            }
         }
     }
 
@@ -202,8 +215,10 @@ impl Dataplane {
         let tick = self.shared.tick.load(Ordering::Relaxed);
         let quota = |port| state.view.port(port).map(|p| &*p.quota);
         // Moves first: an address whose home was this port must not return to it.
-        self.fdb.forget_moves_of(number);
-        self.fdb.sweep(tick, quota, |port, _| port == number);
+        for (_, fdb) in self.fdbs(state) {
+            fdb.forget_moves_of(number);
+            fdb.sweep(tick, quota, |port, _| port == number);
+        }
         self.put_statics(state);
     }
 }

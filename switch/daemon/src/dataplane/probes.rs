@@ -108,7 +108,7 @@ impl Probing {
     /// The VLANs of a port to probe now.
     fn vlans(&mut self, number: u16, policy: &VlanPolicy) -> Vec<u16> {
         match policy {
-            VlanPolicy::Unaware => vec![NO_VLAN],
+            VlanPolicy::Unaware | VlanPolicy::Untagged => vec![NO_VLAN],
             VlanPolicy::Access(vlan) => vec![*vlan],
             VlanPolicy::Trunk { .. } => {
                 let from = self.turns.get(&number).copied().unwrap_or(1);
@@ -211,10 +211,21 @@ impl Dataplane {
     }
 
     fn note_returned(&self, state: &mut State, returned: Returned, now: Instant) {
-        let Returned { from, at, vlan, .. } = returned;
+        let Returned {
+            from,
+            at,
+            vlan,
+            bridge,
+            ..
+        } = returned;
         let age = state.probing.second(now).checked_sub(returned.second);
         let has_sent = port(state, from).is_some_and(|port| port.options.loop_protect.is_some());
-        let carries = |number| port(state, number).is_some_and(|port| port.view.vlan.carries(vlan));
+        // Probes leave in the port's own bridge.
+        let is_in = |port: &Port| match port.view.bridge == bridge {
+            true => port.view.vlan.carries(vlan),
+            false => port.view.is_in(bridge),
+        };
+        let carries = |number| port(state, number).is_some_and(is_in);
         let is_fresh = age.is_some_and(|age| age < AGE_MAX_S);
         if !is_fresh || !has_sent || !carries(from) || !carries(at) {
             return;
@@ -522,6 +533,7 @@ mod tests {
             from: 0,
             at: 1,
             vlan,
+            bridge: 0,
             second,
         };
         // Ten seconds old; from the future; of a VLAN that the sender left.
@@ -555,6 +567,7 @@ mod tests {
                         from: number,
                         at: 1 - number,
                         vlan,
+                        bridge: 0,
                         second,
                     };
                     dataplane.note_returned(&mut state, returned, now);

@@ -15,7 +15,7 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
-    ConfigStatus, ConnectionsStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus,
+    BridgeStatus, ConfigStatus, ConnectionsStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus,
     LoopProtectStatus, MirrorStatus, Origin, PortStatus, QueueStatus, RateStatus, RemovedStatus,
     ShownState, Status, StormStatus, StreamStatus, VlanStatus, WindowStatus, WorkerStatus,
     XdpStatus,
@@ -61,6 +61,7 @@ struct Seen {
     config: ConfigStatus,
     removed: RemovedStatus,
     mirrors: Vec<MirrorStatus>,
+    bridges: Vec<BridgeStatus>,
     connections: Option<ConnectionsStatus>,
     ageing: Duration,
 }
@@ -88,6 +89,7 @@ impl Dataplane {
             config: seen.config,
             tsc_hz: self.clock.hz(),
             mirrors: seen.mirrors,
+            bridges: seen.bridges,
             connections: seen.connections,
         }
     }
@@ -105,29 +107,39 @@ impl Dataplane {
     /// All learned addresses.
     pub fn fdb(&self) -> Vec<FdbEntry> {
         let (view, tick, tick_length) = self.picture();
+        let (by_hand, fdbs) = {
+            let state = self.lock();
+            let named = self.fdbs(&state).into_iter();
+            let named =
+                named.map(|(number, fdb)| (number, state.bridges.name(number).cloned(), fdb));
+            (Self::statics_by_hand(&state), Vec::from_iter(named))
+        };
         let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
-        let by_hand = self.statics_by_hand();
-        let origin = |mac, vlan, port| {
-            let is_static = view.bindings.static_port(mac, vlan) == Some(port);
-            is_static.then(|| match by_hand.contains(&(mac, vlan)) {
+        let origin = |bridge, mac, vlan, port| {
+            let bindings = view.bindings_of(bridge)?;
+            let is_static = bindings.static_port(mac, vlan) == Some(port);
+            is_static.then(|| match by_hand.contains(&(bridge, mac, vlan)) {
                 true => Origin::Command,
                 false => Origin::File,
             })
         };
-        let mut entries: Vec<FdbEntry> = self
-            .fdb
-            .dump(tick)
-            .into_iter()
-            .map(|(mac, vlan, port, age)| FdbEntry {
-                mac: mac.to_string(),
-                vlan,
-                port: name(port),
-                age_s: u64::from(age) * tick_length.as_secs(),
-                is_static: origin(mac, vlan, port).is_some(),
-                origin: origin(mac, vlan, port),
-            })
-            .collect();
-        entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
+        let mut entries = Vec::new();
+        for (number, bridge, fdb) in fdbs {
+            entries.extend(fdb.dump(tick).into_iter().map(|(mac, vlan, port, age)| {
+                let origin = origin(number, mac, vlan, port);
+                FdbEntry {
+                    mac: mac.to_string(),
+                    vlan,
+                    bridge: bridge.as_ref().map(|name| name.to_string()),
+                    port: name(port),
+                    age_s: u64::from(age) * tick_length.as_secs(),
+                    is_static: origin.is_some(),
+                    origin,
+                }
+            }));
+        }
+        let place = |entry: &FdbEntry| (entry.bridge.clone(), entry.vlan, entry.mac.clone());
+        entries.sort_by_cached_key(place);
         entries
     }
 
@@ -176,6 +188,7 @@ impl Dataplane {
             config: state.config,
             removed: state.gone(),
             mirrors: state.mirrors.status(&state.ports),
+            bridges: self.bridge_status(state),
             connections: state.groups.status(),
             ageing: state.ageing.times().0,
         }
@@ -304,6 +317,8 @@ fn see_port(port: &Port) -> SeenPort {
             },
             dhcp_server: port.options.dhcp_server,
             isolated: port.options.isolated,
+            bridge: port.options.bridges.own.clone(),
+            bridges: port.options.bridges.tag_texts(),
             limit: LimitStatus {
                 out: rate(port.options.rates.out),
                 r#in: rate(port.options.rates.in_),
@@ -337,7 +352,7 @@ fn see_port(port: &Port) -> SeenPort {
 
 fn vlans(policy: &VlanPolicy) -> VlanStatus {
     match policy {
-        VlanPolicy::Unaware => VlanStatus::default(),
+        VlanPolicy::Unaware | VlanPolicy::Untagged => VlanStatus::default(),
         VlanPolicy::Access(id) => VlanStatus {
             access: Some(*id),
             ..VlanStatus::default()

@@ -57,6 +57,7 @@ pub(super) fn flush(dataplane: &Dataplane, flush: &FdbFlush) -> Result<FdbAnswer
         mac: flush.mac.as_deref().map(mac).transpose()?,
         port: flush.port.clone(),
         vlan: flush.vlan,
+        bridge: flush.bridge.clone(),
     })?;
     Ok(FdbAnswer {
         removed,
@@ -71,6 +72,7 @@ impl Running {
         let asked = StaticEntry {
             mac: station(&add.mac)?,
             vlan: add.vlan,
+            bridge: add.bridge.clone(),
             port: add.port.clone(),
         };
         let vlan = self.dataplane.check_static(&asked)?;
@@ -82,7 +84,9 @@ impl Running {
         config
             .check_static(&entry)
             .map_err(|error| ChangeError::of_command(&error))?;
-        let is_same = |other: &StaticEntry| is_for(config, other, entry.mac, Some(vlan));
+        let place = config.place_of(&entry);
+        let is_same =
+            |other: &StaticEntry| other.mac == entry.mac && config.place_of(other) == place;
         let is_in_files = |other: &StaticEntry| is_same(other) && other.port == entry.port;
         let is_kept = config.fdb.iter().any(is_in_files);
         let mut fdb = config.fdb.clone();
@@ -114,24 +118,25 @@ impl Running {
         let mut changing = self.lock();
         let mac = mac(&remove.mac)?;
         let config = &changing.config;
-        let is_meant = |entry: &StaticEntry| is_for(config, entry, mac, remove.vlan);
+        let at = (remove.bridge.as_deref(), remove.vlan);
+        let is_meant = |entry: &StaticEntry| config.is_for(entry, mac, at);
         let (mut fdb, mut by_hand) = (config.fdb.clone(), changing.fdb_by_hand.clone());
         let meant = fdb.iter().chain(&by_hand).filter(|entry| is_meant(entry));
-        let mut vlans: Vec<Option<u16>> = meant.map(|entry| config.vlan_of(entry)).collect();
-        vlans.sort_unstable();
-        vlans.dedup();
-        if vlans.is_empty() {
+        let mut places: Vec<_> = meant.map(|entry| config.place_of(entry)).collect();
+        places.sort_unstable();
+        places.dedup();
+        if places.is_empty() {
             return self.remove_absent_static(config, mac, remove);
         }
         if remove.keep {
-            remove_from_files(self.main_file()?, config, mac, remove.vlan)?;
+            remove_from_files(self.main_file()?, config, mac, at)?;
         }
         fdb.retain(|entry| !is_meant(entry));
         by_hand.retain(|entry| !is_meant(entry));
         (changing.config.fdb, changing.fdb_by_hand) = (fdb, by_hand);
         changing.set_statics(&self.dataplane);
         Ok(FdbAnswer {
-            removed: vlans.len(),
+            removed: places.len(),
             ..FdbAnswer::default()
         })
     }
@@ -146,7 +151,8 @@ impl Running {
         remove: &FdbRemove,
     ) -> Result<FdbAnswer, ChangeError> {
         if let (true, Some(main)) = (remove.keep, self.path.as_deref()) {
-            match remove_from_files(main, config, mac, remove.vlan) {
+            let at = (remove.bridge.as_deref(), remove.vlan);
+            match remove_from_files(main, config, mac, at) {
                 Ok(()) => return Ok(FdbAnswer::default()),
                 Err(KeepError::StaticNowhere { .. }) => {}
                 Err(why) => return Err(why.into()),
@@ -163,23 +169,26 @@ fn remove_from_files(
     main: &Path,
     config: &Config,
     mac: Mac,
-    vlan: Option<u16>,
+    at: (Option<&str>, Option<u16>),
 ) -> Result<(), KeepError> {
     let mut changes = FileChanges::begin(main, config)?;
-    changes.remove_statics(mac, vlan)?;
+    changes.remove_statics(mac, at)?;
     changes.prepare()?.commit()
-}
-
-/// Whether the entry is for this address, in this VLAN or in any.
-fn is_for(config: &Config, entry: &StaticEntry, mac: Mac, vlan: Option<u16>) -> bool {
-    entry.mac == mac && (vlan.is_none() || config.vlan_of(entry) == vlan)
 }
 
 impl Changing {
     /// Puts the lists of the wanted configuration into use.
     pub(super) fn take_lists(&mut self, wanted: &Config, dataplane: &Dataplane) {
         self.config.fdb.clone_from(&wanted.fdb);
+        // Now no port is in a bridge that is gone.
+        dataplane.set_bridges(wanted, false);
         self.set_statics(dataplane);
+    }
+
+    /// Adds the bridges of the wanted configuration. Call it before ports are opened or put into them.
+    pub(super) fn take_bridges(&mut self, wanted: &Config, dataplane: &Dataplane) {
+        self.config.bridges.clone_from(&wanted.bridges);
+        dataplane.set_bridges(wanted, true);
     }
 
     /// Puts the mirrors of the wanted configuration into use. Call it before ports are opened, so that the port of a mirror
@@ -198,7 +207,9 @@ impl Changing {
     pub(super) fn note_statics_of_files(&mut self, wanted: &Config) {
         let in_files = |entry: &StaticEntry| {
             let is_it = |other: &&StaticEntry| {
-                other.port == entry.port && is_for(wanted, other, entry.mac, entry.vlan)
+                other.port == entry.port
+                    && other.mac == entry.mac
+                    && wanted.place_of(other) == wanted.place_of(entry)
             };
             wanted.fdb.iter().find(is_it).is_some()
         };

@@ -221,7 +221,7 @@ impl Changing {
     fn note_kept_static(&mut self, entry: StaticEntry) {
         let config = &self.config;
         let is_it = |other: &StaticEntry| {
-            other.mac == entry.mac && config.vlan_of(other) == config.vlan_of(&entry)
+            other.mac == entry.mac && config.place_of(other) == config.place_of(&entry)
         };
         let mut fdb = config.fdb.clone();
         fdb.retain(|other| !is_it(other));

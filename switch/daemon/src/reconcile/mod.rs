@@ -172,6 +172,7 @@ impl Running {
     pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
         let mut changing = self.lock();
         // First, so that no port learns another port's address.
+        changing.take_bridges(wanted, &self.dataplane);
         changing.take_mirrors(wanted, &self.dataplane);
         // A port whose groups cannot be compiled lets nothing pass; that is logged.
         changing.take_groups(wanted, &self.dataplane);
@@ -265,6 +266,7 @@ impl Running {
         for name in &plan.remove {
             tracing::info!(port = %name, "removed");
         }
+        changing.take_bridges(wanted, &self.dataplane);
         for diff in plan.change.iter().filter(|diff| diff.how == How::InPlace) {
             changing.set(&self.dataplane, diff);
             tracing::info!(port = %diff.name, "changed in place: {}", keys(diff));

@@ -6,7 +6,7 @@ use crosspoint_config::plan::PortDiff;
 use crosspoint_config::{Admin, Config, Port, PortKind, Vlan, vlan_list};
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 
-use crate::dataplane::{Dataplane, PortOptions, PortSettings, PortState};
+use crate::dataplane::{Dataplane, PortBridges, PortOptions, PortSettings, PortState};
 use crate::ports::nic;
 use crate::ports::nic::{UplinkOptions, Uplinks};
 use crate::ports::vhost::VhostPort;
@@ -79,7 +79,9 @@ impl PortHandle {
     pub fn set(&self, dataplane: &Dataplane, diff: &PortDiff) {
         let (before, after) = (&diff.before, &diff.after);
         let settings = PortSettings {
-            vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
+            vlan: (policy(before) != policy(after)).then(|| policy(after)),
+            bridges: (PortBridges::of(before) != PortBridges::of(after))
+                .then(|| PortBridges::of(after)),
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
             weight: (before.weight != after.weight).then_some(after.weight),
             storm: (before.storm != after.storm).then_some(after.storm),
@@ -130,7 +132,7 @@ fn options(port: &Port) -> PortOptions {
         PortKind::Vhost(vhost) => ("vhost", usize::from(vhost.queue_pairs)),
         PortKind::Xdp(xdp) => ("xdp", nic::queue_count(xdp)),
     };
-    let (vlan, vlan_text) = vlan_policy(&port.vlan);
+    let (vlan, vlan_text) = policy(port);
     PortOptions {
         name: port.name.clone(),
         kind,
@@ -138,6 +140,7 @@ fn options(port: &Port) -> PortOptions {
         vlan_text,
         mac_limit: port.mac_limit,
         queues,
+        bridges: PortBridges::of(port),
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
         required: port.required,
@@ -150,6 +153,14 @@ fn options(port: &Port) -> PortOptions {
         forward_control: port.forward_control,
         loop_protect: port.loop_protect,
         disabled: port.admin == Admin::Down,
+    }
+}
+
+/// The port's VLANs in its own bridge, and the same as text.
+fn policy(port: &Port) -> (VlanPolicy, String) {
+    match port.has_untagged_only() {
+        true => (VlanPolicy::Untagged, "untagged".to_owned()),
+        false => vlan_policy(&port.vlan),
     }
 }
 

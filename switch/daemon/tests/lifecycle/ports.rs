@@ -148,6 +148,7 @@ fn what_changes_in_place_costs_no_frame() {
                     // More than the load is.
                     dhcp_server: Some(turn % 2 == 0),
                     isolated: None,
+                    bridges: None,
                     rates: Some(RateLimits {
                         out: RateLimit {
                             packets_per_s: 1_000_000 + u64::from(turn),

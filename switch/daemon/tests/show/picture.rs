@@ -10,10 +10,10 @@ use crosspoint_daemon::dataplane::MoveError;
 use crosspoint_model::request::{ChangeError, ConnectionsWanted};
 use crosspoint_model::rows::{ConnectionTable, GroupTables};
 use crosspoint_model::status::{
-    ConfigStatus, ConnectionsStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus,
-    LatencyStatus, LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus, PortConnections,
-    PortStatus, QueueStatus, RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus,
-    VlanStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
+    BridgeStatus, ConfigStatus, ConnectionsStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover,
+    FdbStatus, LatencyStatus, LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus,
+    PortConnections, PortStatus, QueueStatus, RateStatus, ShownState, SloStatus, Status,
+    StormStatus, StreamStatus, VlanStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source with constant data.
@@ -142,6 +142,8 @@ fn guest() -> PortStatus {
         state: ShownState::Up,
         detail: String::new(),
         required: false,
+        bridge: "default".into(),
+        bridges: Vec::new(),
         vlan: "access 100".into(),
         vlans: VlanStatus {
             access: Some(100),
@@ -377,6 +379,7 @@ fn address(mac: &str, vlan: u16, port: &str, age_s: u64) -> FdbEntry {
     FdbEntry {
         mac: mac.into(),
         vlan,
+        bridge: None,
         port: port.into(),
         age_s,
         is_static: false,
@@ -413,6 +416,23 @@ pub fn picture() -> Picture {
                 copied: 1_234_567,
                 missed: 89,
             }],
+            bridges: vec![
+                BridgeStatus {
+                    name: "default".into(),
+                    ports: vec!["uplink".into(), "web-1".into()],
+                    entries: 3,
+                    capacity: 28_672,
+                    ..BridgeStatus::default()
+                },
+                BridgeStatus {
+                    name: "tenant-a".into(),
+                    ports: (1..=9).map(|number| format!("web-{number}")).collect(),
+                    tag: Some(100),
+                    protocol: Some("802.1ad".into()),
+                    entries: 12,
+                    capacity: 28_672,
+                },
+            ],
             connections: Some(ConnectionsStatus {
                 used: 1234,
                 capacity: 524_288,
@@ -428,6 +448,7 @@ pub fn picture() -> Picture {
         movers: vec![FdbMover {
             mac: "52:54:00:00:00:01".into(),
             vlan: 100,
+            bridge: None,
             home: "web-1".into(),
             other: "uplink".into(),
             port: "web-1".into(),

@@ -18,13 +18,17 @@ use crate::stages::guard::Bindings;
 
 const TAG: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 const SERVICE_TAG: [u8; 2] = ETHERTYPE_QINQ.to_be_bytes();
-/// Most bridges, with the default bridge.
-pub const BRIDGES_MAX: usize = 256;
+/// Most bridges, with the default bridge. Numbers have 8 bits, and one is [`NO_BRIDGE`].
+pub const BRIDGES_MAX: usize = 255;
 /// The number of the default bridge.
 pub const DEFAULT_BRIDGE: u8 = 0;
+/// The number of a bridge that does not exist: its frames go nowhere.
+pub const NO_BRIDGE: u8 = 255;
 
 /// A bridge, besides the default one.
 pub struct Bridge {
+    /// Its name.
+    pub name: Arc<str>,
     /// Its forwarding database.
     pub fdb: Arc<Fdb>,
     /// The ports of each of its VLANs.
@@ -33,6 +37,26 @@ pub struct Bridge {
     pub bindings: Bindings,
     /// Its tag, where it has one: type, and a VLAN without a priority.
     pub tag: [u8; TAG_LEN],
+}
+
+impl Bridge {
+    /// Creates a bridge without ports: the snapshot that it is put into knows them.
+    pub fn new(name: Arc<str>, fdb: Arc<Fdb>, tag: [u8; TAG_LEN]) -> Bridge {
+        Bridge {
+            name,
+            fdb,
+            members: Members::new(&[], NO_BRIDGE),
+            bindings: Bindings::new(&[], NO_BRIDGE),
+            tag,
+        }
+    }
+
+    /// Renews members and bindings from the ports: the bridge has number `number`.
+    pub(crate) fn renew(&mut self, ports: &[Option<PortSnapshot>], number: u8) {
+        self.members = Members::new(ports, number);
+        let statics = self.bindings.statics().clone();
+        self.bindings = Bindings::new(ports, number).with_statics(statics);
+    }
 }
 
 /// The other bridges whose frames a port has, each behind its tag.

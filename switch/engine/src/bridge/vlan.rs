@@ -63,7 +63,7 @@ impl VlanPolicy {
 
     /// Returns whether the policy places frames in VLANs.
     #[inline(always)]
-    pub(crate) fn is_aware(&self) -> bool {
+    pub fn is_aware(&self) -> bool {
         !matches!(self, VlanPolicy::Unaware | VlanPolicy::Untagged)
     }
 

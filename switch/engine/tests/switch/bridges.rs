@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crosspoint_engine::bridge::fdb::Fdb;
-use crosspoint_engine::bridge::members::Members;
 use crosspoint_engine::bridge::several::{Bridge, BridgeTags};
 use crosspoint_engine::bridge::vlan::VlanPolicy;
-use crosspoint_engine::stages::guard::Bindings;
 use proptest::prelude::*;
 
 use crate::ports::PortOptions;
@@ -64,17 +62,16 @@ fn rig(places: &[Place], seed: u64) -> Rig {
         port.tags = (!place.others.is_empty()).then(|| Arc::new(BridgeTags::new(tags.collect())));
     }
     let bridge = |number: u8| {
-        Some(Bridge {
-            fdb: Arc::new(Fdb::new(0, [seed, u64::from(number)])),
-            members: Members::new(&[], number),
-            bindings: Bindings::new(&[], number),
-            tag: TAGS[usize::from(number) - 1],
-        })
+        let fdb = Arc::new(Fdb::new(0, [seed, u64::from(number)]));
+        Some(Bridge::new(
+            "tenant".into(),
+            fdb,
+            TAGS[usize::from(number) - 1],
+        ))
     };
     let view = Rig::new(&[], 1, seed).view;
     let view = std::mem::replace(&mut rig.view, view);
     rig.view = view.with_bridges(Box::new([bridge(1), bridge(2)]));
-    rig.view.renew_members();
     rig.drivers.iter_mut().for_each(|driver| driver.post_all());
     rig
 }

@@ -75,6 +75,12 @@ macro_rules! port_row {
     /// Whether its frames reach uplinks only.
     #[serde(default)]
     pub isolated: bool,
+    /// Its bridge.
+    #[serde(default)]
+    pub bridge: String,
+    /// Other bridges whose frames it has, each with its tag: "tenant-a: 802.1Q tag 100".
+    #[serde(default)]
+    pub bridges: Vec<String>,
     /// Limits of what its guest sends and of what is sent to it.
     #[serde(default)]
     pub limit: LimitStatus,
@@ -144,6 +150,8 @@ macro_rules! port_row {
                 storm: port.storm,
                 dhcp_server: port.dhcp_server,
                 isolated: port.isolated,
+                bridge: port.bridge.clone(),
+                bridges: port.bridges.clone(),
                 limit: port.limit,
                 properties: port.properties.clone(),
                 mtu: mtu(port),

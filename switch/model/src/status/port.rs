@@ -47,6 +47,12 @@ macro_rules! port_status {
             /// Whether its frames reach uplinks only.
             #[serde(default)]
             pub isolated: bool,
+            /// Its bridge.
+            #[serde(default)]
+            pub bridge: String,
+            /// Other bridges whose frames it has, each with its tag: "tenant-a: 802.1Q tag 100".
+            #[serde(default)]
+            pub bridges: Vec<String>,
             /// Limits of what its guest sends and of what is sent to it.
             #[serde(default)]
             pub limit: LimitStatus,

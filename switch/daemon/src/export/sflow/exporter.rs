@@ -302,7 +302,7 @@ fn output(slot: &Slot, view: &Snapshot, interfaces: &Interfaces) -> Output {
     match slot.fate {
         Fate::Port(number) => Output::Interface(index(number)),
         Fate::Flood => {
-            let mut ports = view.flooded_to(slot.port, slot.vlan);
+            let mut ports = view.flooded_to(slot.port, (slot.bridge, slot.vlan));
             match (ports.next(), ports.count() as u32) {
                 (None, _) => Output::Discarded(code(DropReason::NoDestination)),
                 (Some(only), 0) => Output::Interface(index(only)),
