@@ -44,7 +44,7 @@ fn every_key_is_in_the_schema_the_references_and_the_plan() {
         let is_told = within || page.contains(&row) || heading.iter().any(|one| page.contains(one));
         assert!(is_told, "{path}: CONFIGURATION.md");
         let change = match table {
-            "port" => how(name).is_some(),
+            "port" => how(path).is_some(),
             _ => when(path).is_some(),
         };
         let is_part = matches!(key.name.change, Change::Whole | Change::Never);

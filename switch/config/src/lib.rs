@@ -70,13 +70,13 @@ pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
     Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror,
-    Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Multicast, Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{
     Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction,
     MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection, TagProtocol, Tso,
-    Vlan, XdpMode,
+    UnknownMulticast, Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

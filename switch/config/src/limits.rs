@@ -20,6 +20,8 @@ pub const PORTS_DIR_BYTES_MAX: u64 = 8 << 20;
 pub const PORTS_MAX: usize = 1024;
 /// Maximum number of bridges, with the default one.
 pub const BRIDGES_MAX: usize = crosspoint_engine::bridge::several::BRIDGES_MAX;
+/// The highest `[multicast] groups_max`.
+pub const MULTICAST_GROUPS_MAX: u32 = 4096;
 /// The name of the bridge of ports without `bridge`.
 pub const DEFAULT_BRIDGE: &str = "default";
 /// Maximum number of workers, and so of cores in `[workers] cores`.

@@ -150,11 +150,14 @@ pub fn when(key: &str) -> Option<When> {
 }
 
 fn change(keys: Vec<Key>, path: &str) -> Option<Change> {
-    keys.into_iter().find_map(|key| match key.table {
-        _ if key.name.path == path => Some(key.name.change),
-        Some((_, inner)) => change(inner(), path),
-        None => None,
-    })
+    // A key of an inner table may have the name of one of these.
+    if let Some(own) = keys.iter().find(|key| key.name.path == path) {
+        return Some(own.name.change);
+    }
+    let inner = keys.into_iter().filter_map(|key| key.table);
+    inner
+        .map(|(_, inner)| inner())
+        .find_map(|keys| change(keys, path))
 }
 
 impl Plan {

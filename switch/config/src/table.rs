@@ -45,6 +45,8 @@ keys! {
         metrics: Metrics = section::<Metrics>(), Whole;
         /// Samples of frames and counters for an sFlow collector.
         sflow: Sflow = section::<Sflow>(), Whole;
+        /// Multicast to the ports that have asked for it (IGMP and MLD snooping), in all bridges.
+        multicast: Multicast = section::<Multicast>(), Whole;
         /// The table of connections that security groups track, and after which time without a frame a connection is
         /// forgotten: "1s" to "168h".
         connections: Connections = section::<Connections>(), Whole;
@@ -139,6 +141,22 @@ keys! {
         /// The ports whose frames are sampled and whose counters are sent, by names and patterns: `*` is any text, `?` any
         /// character.
         ports: Vec<String> = mirrors::patterns().or(vec!["*".to_owned()]), AtOnce;
+    }
+}
+
+keys! {
+    /// Multicast to the ports that have asked for it (IGMP and MLD snooping), in all bridges.
+    pub struct Multicast derive(Copy) = "Multicast", in "multicast." {
+        /// Whether multicast goes only to ports that have joined its group, and to multicast routers, in each VLAN where a
+        /// router asks for reports. Elsewhere, and for groups of the link's scope, it is flooded.
+        snooping: bool = flag().or(false), AtOnce;
+        /// What becomes of a group that no port has joined: multicast routers always get it.
+        unknown: UnknownMulticast = word().or(UnknownMulticast::Flood), AtOnce;
+        /// Whether a port leaves a group at once when a station there leaves it: where each port has one station. Otherwise it
+        /// leaves 2.5 s later, if no other station reports the group.
+        fast_leave: bool = flag().or(false), AtOnce;
+        /// How many groups one port may join.
+        groups_max: u32 = whole(1..=MULTICAST_GROUPS_MAX, "groups_max = 256").or(256), AtOnce;
     }
 }
 
@@ -265,7 +283,7 @@ keys! {
 keys! {
     /// A bridge whose frames an uplink has behind a tag. What follows the tag is the frame as the bridge has it, with a tag of
     /// its own or without.
-    pub(super) struct BridgeTagKeys = "BridgeTag" {
+    pub(super) struct BridgeTagKeys = "BridgeTag", in "bridges." {
         /// The tag's VLAN ID; the same on all uplinks with this bridge.
         vlan: u16 = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "vlan = 100").required("vlan = 100"), Whole;
         /// The bridge.

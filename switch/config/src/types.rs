@@ -11,8 +11,8 @@ use crosspoint_packet::IpNet;
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Port, Set, Sflow, StaticEntry,
-    Switch, VhostPort, Workers, XdpPort,
+    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Multicast, Port, Set, Sflow,
+    StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub fdb: Vec<StaticEntry>,
     /// Mirrors.
     pub mirrors: Vec<Mirror>,
+    /// Multicast to the ports that have asked for it.
+    pub multicast: Multicast,
     /// The table of connections that security groups track.
     pub connections: Connections,
     /// Security groups.
@@ -217,6 +219,14 @@ words! {
         Vlan = "802.1Q",
         /// The type of providers' tags, with VLANs behind them ("QinQ"): 0x88a8.
         Service = "802.1ad",
+    }
+
+    /// What becomes of a multicast group that no port has joined.
+    pub enum UnknownMulticast, or Flood {
+        /// It goes to all ports of its VLAN.
+        Flood = "flood",
+        /// It is dropped.
+        Drop = "drop",
     }
 
     /// What becomes of connections that the rules no longer allow.

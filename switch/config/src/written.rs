@@ -105,6 +105,7 @@ impl Config {
             switch,
             metrics,
             sflow,
+            multicast,
             connections,
             control,
             log,
@@ -128,6 +129,7 @@ impl Config {
         switch.write(&mut keys);
         metrics.write(&mut keys);
         sflow.write(&mut keys);
+        multicast.write(&mut keys);
         connections.write(&mut keys);
         control.write(&mut keys);
         log.write(&mut keys);

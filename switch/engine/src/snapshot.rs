@@ -9,6 +9,7 @@ use crosspoint_packet::{DropReason, FlowHasher, Mac};
 use crate::bridge::fdb::Fdb;
 use crate::bridge::fdb::Quota;
 use crate::bridge::members::Members;
+use crate::bridge::multicast::Snooping;
 use crate::bridge::probe::Probes;
 use crate::bridge::several::{Bridge, BridgeTags, DEFAULT_BRIDGE, NO_BRIDGE};
 use crate::bridge::storm::StormControl;
@@ -205,6 +206,8 @@ pub struct Snapshot {
     is_observed: bool,
     /// Recognizes loop probes that came back; `None` if no port sends any.
     pub probes: Option<Arc<Probes>>,
+    /// Who gets multicast; `None` if it is flooded.
+    pub snooping: Option<Snooping>,
 }
 
 impl Snapshot {
@@ -233,6 +236,7 @@ impl Snapshot {
             mirrors: Box::new([]),
             sampler: None,
             probes: None,
+            snooping: None,
         };
         snapshot.note_meters();
         snapshot

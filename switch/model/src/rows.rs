@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod groups;
+mod multicast;
 mod port;
 mod queue;
 pub mod senders;
@@ -14,6 +15,7 @@ mod switch;
 mod worker;
 
 pub use groups::{ConnectionRow, ConnectionTable, GroupRow, GroupTables, RuleRow, SetRow};
+pub use multicast::{MulticastGroupRow, MulticastTable, QuerierRow};
 pub use port::{GuestRow, PortDetail, PortRow, guests, port, port_detail, ports};
 pub use queue::{LatencyRow, QueueRow, XdpRow, latency, latency_of, queue, queues, xdp};
 pub use slo::SloRow;

@@ -4,8 +4,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use crate::rows::{
-    ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, PortDetail, PortRow, QueueRow,
-    RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
+    ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, MulticastTable, PortDetail,
+    PortRow, QueueRow, RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
 };
 use crate::status::{BridgeStatus, MirrorStatus, SflowStatus};
 
@@ -39,6 +39,8 @@ struct Topics {
     mirrors: Vec<MirrorStatus>,
     /// `show bridges`, the default bridge first
     bridges: Vec<BridgeStatus>,
+    /// `show multicast`
+    multicast: MulticastTable,
     /// `show groups`, in the order of the configuration
     groups: Vec<GroupRow>,
     /// `show rules`, by group

@@ -15,6 +15,7 @@
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
 //! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
 //! | `bridges` | array of [`BridgeStatus`](crate::status::BridgeStatus), the default bridge first |
+//! | `multicast` | one [`MulticastTable`](crate::rows::MulticastTable) |
 //! | `groups` | array of [`GroupRow`](crate::rows::GroupRow), in the order of the configuration |
 //! | `rules` | array of [`RuleRow`](crate::rows::RuleRow), by group |
 //! | `sets` | array of [`SetRow`](crate::rows::SetRow), in the order of the configuration |
@@ -59,6 +60,8 @@ pub enum Topic {
     Mirrors,
     /// Bridges.
     Bridges,
+    /// Multicast groups and queriers.
+    Multicast,
     /// Security groups.
     Groups,
     /// Their rules.
@@ -73,7 +76,7 @@ pub enum Topic {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 16] = [
+    pub const ALL: [Topic; 17] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -85,6 +88,7 @@ impl Topic {
         Topic::Xdp,
         Topic::Mirrors,
         Topic::Bridges,
+        Topic::Multicast,
         Topic::Groups,
         Topic::Rules,
         Topic::Sets,
@@ -106,6 +110,7 @@ impl Topic {
             Topic::Xdp => "xdp",
             Topic::Mirrors => "mirrors",
             Topic::Bridges => "bridges",
+            Topic::Multicast => "multicast",
             Topic::Groups => "groups",
             Topic::Rules => "rules",
             Topic::Sets => "sets",
@@ -128,6 +133,7 @@ impl Topic {
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
             Topic::Bridges => "bridges, their ports, and how full their forwarding databases are",
+            Topic::Multicast => "multicast groups, their ports, and who asks for reports",
             Topic::Groups => "security groups, and the ports that have them",
             Topic::Rules => {
                 "the rules of security groups, and how often each has allowed something"

@@ -92,6 +92,8 @@ drop_reasons! {
     LoopProbe = "loop_probe", Ingress;
     /// The frames of one burst asked for more work (segments, pieces, copies, bytes) than one burst may cost.
     BurstBudget = "burst_budget", Ingress;
+    /// No port has joined the frame's multicast group, and there is no multicast router: see `[multicast]`.
+    NoListener = "no_listener", Ingress;
     /// No guest is attached to the port, or its driver has not enabled the queue.
     PortDown = "port_down", Egress;
     /// The operator has disabled the port (`admin = "down"`).

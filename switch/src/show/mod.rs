@@ -13,6 +13,7 @@ mod render;
 mod render_bridges;
 mod render_groups;
 mod render_mirrors;
+mod render_multicast;
 mod render_port;
 mod sflow;
 mod slo;

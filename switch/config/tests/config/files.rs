@@ -56,6 +56,7 @@ fn the_reference_names_the_defaults() {
     assert_eq!(
         Config {
             ports: Vec::new(),
+            bridges: Vec::new(),
             fdb: Vec::new(),
             mirrors: Vec::new(),
             groups: Vec::new(),
@@ -119,7 +120,8 @@ fn every_table_of_the_schema_refuses_unknown_keys() {
 fn the_example_of_tenants_binds_their_addresses() {
     let config = load("example-tenants.toml");
     let bound = config.ports.iter().map(|port| port.addresses.mac.len());
-    assert!(bound.eq([0, 2, 1]));
+    assert!(bound.eq([0, 2, 1, 0]));
+    assert_eq!(config.ports[3].bridge, "tenant-c");
     assert_eq!(config.ports[2].weight, 4);
 }
 

@@ -45,7 +45,7 @@ use crosspoint_model::request::{
     ChangeError, ConnectionsWanted, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove,
     PortSet, SetAnswer, SetChange,
 };
-use crosspoint_model::rows::{ConnectionTable, GroupTables, PortRow};
+use crosspoint_model::rows::{ConnectionTable, GroupTables, MulticastTable, PortRow};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
@@ -94,6 +94,10 @@ pub trait Source: Send + Sync + 'static {
     /// Addresses that have recently moved between ports, most moves first.
     fn movers(&self) -> Vec<FdbMover> {
         Vec::new()
+    }
+    /// Multicast groups and queriers.
+    fn multicast(&self) -> MulticastTable {
+        MulticastTable::default()
     }
     /// Security groups, their rules, and sets of addresses.
     fn group_tables(&self) -> GroupTables {

@@ -185,6 +185,7 @@ impl Dataplane {
                 other => view.with_statics_of(other, statics),
             };
         }
+        view.snooping = state.snooping.view();
         view.mirrors = mirrors;
         view.probes = probes.then(|| self.probes.clone());
         let view = Arc::new(view);

@@ -23,6 +23,7 @@ mod measured;
 mod mirrors;
 mod moves;
 mod moving;
+mod multicast;
 pub(crate) mod numa;
 mod options;
 mod packets;
@@ -147,6 +148,7 @@ struct State {
     sampler: Option<Arc<Sampler>>,
     statics: statics::Statics,
     bridges: bridges::Bridges,
+    snooping: multicast::Snooping,
     groups: groups::Groups,
     /// Counts of removed ports.
     removed: RemovedStatus,
@@ -230,6 +232,7 @@ impl Dataplane {
                 sampler: None,
                 statics: statics::Statics::default(),
                 bridges: bridges::Bridges::new(fdb_damping),
+                snooping: multicast::Snooping::default(),
                 groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
@@ -350,6 +353,7 @@ impl Dataplane {
         self.report_moves(&mut state);
         Self::report_loops(&mut state, Instant::now());
         self.probe_loops(&mut state, Instant::now());
+        self.snoop(&mut state, Instant::now());
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;

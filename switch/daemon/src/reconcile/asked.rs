@@ -14,7 +14,7 @@ use crosspoint_model::request::{
     ChangeError, ConnectionsWanted, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove,
     PortSet, SetAnswer, SetChange,
 };
-use crosspoint_model::rows::{ConnectionTable, GroupTables, PortRow};
+use crosspoint_model::rows::{ConnectionTable, GroupTables, MulticastTable, PortRow};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
 
 use serde_json::Value;
@@ -62,6 +62,10 @@ impl Source for Running {
 
     fn movers(&self) -> Vec<FdbMover> {
         self.dataplane.movers()
+    }
+
+    fn multicast(&self) -> MulticastTable {
+        self.dataplane.multicast()
     }
 
     fn group_tables(&self) -> GroupTables {

@@ -173,6 +173,7 @@ impl Running {
         let mut changing = self.lock();
         // First, so that no port learns another port's address.
         changing.take_bridges(wanted, &self.dataplane);
+        self.dataplane.set_multicast(wanted.multicast);
         changing.take_mirrors(wanted, &self.dataplane);
         // A port whose groups cannot be compiled lets nothing pass; that is logged.
         changing.take_groups(wanted, &self.dataplane);

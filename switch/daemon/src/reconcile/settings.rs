@@ -76,6 +76,10 @@ pub(super) fn apply(
             serve_elsewhere(changing, wanted, &source).map_err(|why| why.to_string())?;
             changing.config.metrics.listen = wanted.metrics.listen;
         }
+        key if key.starts_with("multicast.") => {
+            config.multicast = wanted.multicast;
+            running.dataplane.set_multicast(wanted.multicast);
+        }
         key if key.starts_with("sflow.") => {
             config.sflow.clone_from(&wanted.sflow);
             let set = running.sflow.set(&running.dataplane, &wanted.sflow);

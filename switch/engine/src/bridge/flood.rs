@@ -4,6 +4,7 @@ use crosspoint_frame::{BURST, Burst, Frame, TxEntry, Verdict, Work, tsc};
 use crosspoint_packet::DropReason;
 
 use crate::MAX_PORTS;
+use crate::bridge::multicast;
 use crate::bridge::storm::FloodKind;
 use crate::egress::deliver::Destinations;
 use crate::egress::deliver::TxResult;
@@ -26,6 +27,10 @@ pub(crate) struct FloodScratch {
     copies: [u32; BURST],
     costs: [u32; BURST],
     hashes: [Option<u32>; BURST],
+    /// By frame: the number of the list of ports that it goes to, if not to all of its VLAN.
+    targets: [Option<u32>; BURST],
+    /// The burst's reports of multicast groups: a bit for each.
+    reports: u64,
     /// Ports that already have their copies: a bit for each.
     done: [u64; MAX_PORTS / 64],
     /// The VLAN member that the next flood begins with.
@@ -39,6 +44,8 @@ impl Default for FloodScratch {
             copies: [0; BURST],
             costs: [0; BURST],
             hashes: [None; BURST],
+            targets: [None; BURST],
+            reports: 0,
             done: [0; MAX_PORTS / 64],
             first: 0,
         }
@@ -47,7 +54,7 @@ impl Default for FloodScratch {
 
 impl FloodScratch {
     /// Collects the flooded frames of a burst.
-    fn begin(&mut self, burst: &Burst) {
+    fn begin(&mut self, burst: &Burst, view: &Snapshot) {
         self.frames.clear();
         self.done = [0; MAX_PORTS / 64];
         let floods = |frame: &Frame| frame.verdict == Verdict::FLOOD;
@@ -58,6 +65,10 @@ impl FloodScratch {
                 self.copies[index] = 0;
                 self.costs[index] = cost_of(burst, frame);
                 self.hashes[index] = None;
+                self.targets[index] = view.snooping.as_ref().and_then(|snooping| {
+                    let is_report = self.reports >> index & 1 != 0;
+                    snooping.multicast.targets(frame, is_report)
+                });
                 burst.lease().close_frame(index);
             }
         }
@@ -85,7 +96,13 @@ pub(crate) fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
 /// Drops frames of a burst that may not be flooded: returned loop probes; frames of a port that has used up its storm
 /// limits; and frames of a NIC, which never waits, that has used more than its share of a busy worker.
 #[cold]
-pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &Tx) {
+pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
+    tx.flood.reports = match &view.snooping {
+        Some(snooping) => {
+            multicast::listen(burst, ingress, view, |heard| snooping.messages.push(heard))
+        }
+        None => 0,
+    };
     if let Some(probes) = &view.probes {
         probes.take_flooded(burst, ingress);
     }
@@ -125,7 +142,7 @@ pub(crate) fn send(
     from: &QueueCounters,
     tally: &mut TxResult,
 ) {
-    tx.flood.begin(burst);
+    tx.flood.begin(burst, to.view);
     let view = to.view;
     let source = view.port(to.ingress);
     let reaches = |port: &&PortSnapshot| source.is_none_or(|source| source.reaches(port));
@@ -178,6 +195,9 @@ fn count(
         let mut copies = u64::from(flood.copies[usize::from(*index) % BURST]);
         let reason = match (copies, is_whole) {
             (_, false) => Some(DropReason::BurstBudget),
+            (0, true) if flood.targets[usize::from(*index) % BURST].is_some() => {
+                Some(DropReason::NoListener)
+            }
             (0, true) => Some(DropReason::NoDestination),
             _ => None,
         };
@@ -325,6 +345,12 @@ fn add(
     let Some(frame) = burst.frames().get(index) else {
         return false;
     };
+    if frame.verdict == Verdict::FLOOD
+        && let (Some(list), Some(snooping)) = (tx.flood.targets[index % BURST], &view.snooping)
+        && !snooping.multicast.has(list, number)
+    {
+        return false;
+    }
     let tag = match frame.verdict {
         _ if view.has_bridges => port.tag_op_of_bridge(frame),
         Verdict::FLOOD => port.flooded_tag_op(frame),

@@ -9,6 +9,8 @@ pub mod flood;
 #[cfg(not(loom))]
 pub mod members;
 #[cfg(not(loom))]
+pub mod multicast;
+#[cfg(not(loom))]
 pub mod probe;
 #[cfg(not(loom))]
 pub mod several;

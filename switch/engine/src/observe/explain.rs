@@ -9,6 +9,7 @@ use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
 use crosspoint_packet::{DropReason, Mac};
 
 use crate::bridge::fdb::Learned;
+use crate::bridge::multicast;
 use crate::bridge::several::DEFAULT_BRIDGE;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
@@ -169,7 +170,13 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
         if is_pending {
             look_up(frame, specimen, view, tick, &mut explained);
         }
-        decide(frame, specimen, view, &mut explained);
+    }
+    let reports = match view.snooping {
+        Some(_) => multicast::listen(burst, specimen.ingress, view, |_| ()),
+        None => 0,
+    };
+    if let Some(frame) = burst.frames().first() {
+        decide(frame, specimen, view, reports != 0, &mut explained);
     }
     if is_new {
         for copy in explained
@@ -278,7 +285,13 @@ fn look_up(
 }
 
 /// Like `deliver`.
-fn decide(frame: &Frame, specimen: Packet<'_>, view: &Snapshot, explained: &mut Explained) {
+fn decide(
+    frame: &Frame,
+    specimen: Packet<'_>,
+    view: &Snapshot,
+    is_report: bool,
+    explained: &mut Explained,
+) {
     match frame.verdict.decision() {
         Decision::Drop(reason) => explained.dropped = Some(reason),
         Decision::Pending => explained.dropped = Some(DropReason::NoDestination),
@@ -296,10 +309,20 @@ fn decide(frame: &Frame, specimen: Packet<'_>, view: &Snapshot, explained: &mut 
             let source = view.port(specimen.ingress);
             let others =
                 others.filter(|(_, port)| source.is_none_or(|source| source.reaches(port)));
+            let list = view.snooping.as_ref().and_then(|snooping| {
+                let list = snooping.multicast.targets(frame, is_report)?;
+                Some((&snooping.multicast, list))
+            });
+            let others = others.filter(|(number, _)| {
+                list.is_none_or(|(multicast, list)| multicast.has(list, *number))
+            });
             let outlooks = others.map(|port| outlook(frame, specimen, port, view));
             explained.copies.extend(outlooks);
             if explained.copies.iter().all(|copy| copy.tag.is_none()) {
-                explained.dropped = Some(DropReason::NoDestination);
+                explained.dropped = Some(match list {
+                    Some(_) => DropReason::NoListener,
+                    None => DropReason::NoDestination,
+                });
             }
         }
     }

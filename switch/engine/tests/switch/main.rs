@@ -24,6 +24,7 @@ mod joins;
 mod large;
 mod ledger;
 mod mirrors;
+mod multicast;
 mod order;
 mod over_share;
 mod port_security;
