@@ -182,7 +182,9 @@ pub(super) fn check(checker: &mut Checker, bridges: &[Placed<Bridge>], ports: &[
 fn check_tags(checker: &mut Checker, port: &PortBridges, names: &[&str]) {
     let mut tags: HashMap<(TagProtocol, u16), &Place> = HashMap::new();
     let mut seen: HashMap<&str, &Place> = HashMap::new();
-    for (tag, place) in &port.tags {
+    // A key that is missing has been reported.
+    let is_whole = |(tag, _): &&(BridgeTag, Place)| !tag.bridge.is_empty() && tag.vlan > 0;
+    for (tag, place) in port.tags.iter().filter(is_whole) {
         known(checker, &tag.bridge, names, place);
         let problem = |checker: &mut Checker, message: String, label: &str, help: &str| {
             checker.problem_at(place.clone(), message, label, help);

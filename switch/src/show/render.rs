@@ -14,7 +14,8 @@ use super::table::Align::{self, Left, Right};
 use super::table::{Table, paragraph, printable};
 use super::{render_bridges, render_groups, render_mirrors, render_multicast, slo, vlan};
 use crosspoint_model::rows::{
-    ConnectionTable, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+    ConnectionTable, Fdb, GuestRow, LatencyRow, MulticastTable, PortRow, QueueRow, SwitchRow,
+    WorkerRow, XdpRow,
 };
 use crosspoint_model::topic::Topic;
 
