@@ -32,6 +32,8 @@ mod loops;
 mod migration;
 #[path = "e2e/mirrors.rs"]
 mod mirrors;
+#[path = "e2e/multicast.rs"]
+mod multicast;
 #[path = "e2e/namespaces.rs"]
 mod namespaces;
 #[path = "e2e/offloads.rs"]

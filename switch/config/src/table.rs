@@ -283,7 +283,7 @@ keys! {
 keys! {
     /// A bridge whose frames an uplink has behind a tag. What follows the tag is the frame as the bridge has it, with a tag of
     /// its own or without.
-    pub(super) struct BridgeTagKeys = "BridgeTag", in "bridges." {
+    pub(super) struct BridgeTagKeys = "BridgeTag" {
         /// The tag's VLAN ID; the same on all uplinks with this bridge.
         vlan: u16 = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "vlan = 100").required("vlan = 100"), Whole;
         /// The bridge.

@@ -8,6 +8,7 @@ mod burst;
 mod clock;
 mod copy;
 mod header;
+mod header_op;
 mod hold;
 mod lease;
 mod parts;
@@ -16,12 +17,13 @@ mod sum;
 mod work;
 
 pub use burst::{
-    BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, HeaderOp, MAX_BURST_SEGMENTS, Offload,
-    TxEntry, Verdict,
+    BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, TxEntry,
+    Verdict,
 };
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use header::{NEEDS_CSUM, virtio_header};
+pub use header_op::HeaderOp;
 pub use hold::HELD_LEN;
 pub use lease::FrameSwap;
 pub use parts::{DerivedBurst, PartCursor};

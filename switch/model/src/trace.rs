@@ -253,6 +253,8 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} > {}, ", self.source, self.destination)?;
         match self.tag {
+            // A tag of the other kind counts as such at uplinks of several bridges only.
+            None if self.stacked => return f.write_str("an 802.1ad tag"),
             None => write!(f, "untagged"),
             Some((vlan, priority)) => write!(f, "tag of VLAN {vlan}, priority {priority}"),
         }?;

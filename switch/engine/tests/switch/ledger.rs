@@ -373,6 +373,7 @@ fn random_runs_meet_every_reason() {
         LoopProbe,
         MirrorPort,
         IpNotAllowed,
+        NoListener,
         NeighborNotAllowed,
     ];
     for reason in DropReason::ALL.iter().filter(|r| !others.contains(r)) {
