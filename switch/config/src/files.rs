@@ -14,6 +14,7 @@ use super::check::Checker;
 use super::error::one_line;
 use super::limits::{FILE_BYTES_MAX, PORTS_DIR_BYTES_MAX, PORTS_DIR_FILES_MAX};
 use super::patience::{self, READ_TIME_MAX};
+use super::set_cache::Stamp;
 
 /// A file's text, or why it cannot be read.
 pub(super) type Text = Result<String, Unread>;
@@ -177,6 +178,24 @@ pub(super) fn read(path: &Path) -> Text {
 /// Reads the regular file at `path`, which may have this many bytes.
 pub(super) fn read_up_to(path: &Path, bytes_max: u64) -> Text {
     let read = move |path: &Path| text_up_to(open(path)?, bytes_max);
+    let read = patience::within(path, READ_TIME_MAX, read);
+    read.unwrap_or(Err(Unread::Stalled))
+}
+
+/// Reads the regular file at `path`, which may have this many bytes, unless it still is the one of `known`.
+pub(super) fn read_if_changed(
+    path: &Path,
+    bytes_max: u64,
+    known: Option<Stamp>,
+) -> Result<Option<(String, Stamp)>, Unread> {
+    let read = move |path: &Path| {
+        let file = open(path)?;
+        let stamp = Stamp::of(&file.metadata().map_err(Unread::Io)?);
+        if known == Some(stamp) {
+            return Ok(None);
+        }
+        Ok(Some((text_up_to(file, bytes_max)?, stamp)))
+    };
     let read = patience::within(path, READ_TIME_MAX, read);
     read.unwrap_or(Err(Unread::Stalled))
 }

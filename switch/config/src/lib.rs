@@ -42,6 +42,7 @@ mod ports;
 pub mod quantity;
 mod rules;
 mod sections;
+mod set_cache;
 mod sets;
 mod statics;
 mod suggest;
@@ -65,7 +66,7 @@ pub use error::{ConfigError, Problem};
 pub use files::{Unreadable, read_file, read_named};
 pub use group_rules::GroupRule;
 pub use group_values::{Peer, protocol_text};
-pub use keep::{FileChanges, KeepError, PreparedChanges, write_set};
+pub use keep::{FileChanges, KeepError, PreparedChanges, PreparedSet, prepare_set};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
