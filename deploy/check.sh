@@ -62,6 +62,8 @@ check_rules() {
   have promtool
   promtool check rules "$DEPLOY/prometheus/crosspoint.rules.yml"
   promtool check config "$DEPLOY/prometheus/scrape.yml"
+  # Its files are on the Prometheus host.
+  promtool check config --syntax-only "$DEPLOY/prometheus/scrape-tls.yml"
   promtool test rules "$DEPLOY/prometheus/crosspoint.test.yml"
   have_python
   "$PYTHON" -B "$DEPLOY/prometheus/alerts.py" --check

@@ -72,7 +72,7 @@ for file in README.md LICENSE benches/README.md benches/RESULTS.md; do put 644 "
 for file in "$REPO"/switch/docs/*.md; do put 644 "$file" "$DOC/switch/docs/$(basename "$file")"; done
 for file in "$REPO"/switch/docs/images/*; do put 644 "$file" "$DOC/switch/docs/images/$(basename "$file")"; done
 cd "$REPO/deploy"
-for file in README.md {log,show}-schema.json guest/README.md prometheus/{crosspoint.rules,scrape}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
+for file in README.md {log,show}-schema.json guest/README.md prometheus/{crosspoint.rules,scrape,scrape-tls}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
   systemd/crosspoint.service kubernetes/*.yaml container/Containerfile; do put 644 "$file" "$DOC/examples/$file"; done
 for file in libvirt/hooks/qemu grafana/{render,generate}.py grafana/screenshots.sh; do put 755 "$file" "$DOC/examples/$file"; done
 while IFS= read -r file; do put 644 "$file" "$DOC/examples/$file"; done < <(find ansible systemd/drop-ins -type f | sort)

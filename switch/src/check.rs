@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crosspoint_config::Config;
+use crosspoint_daemon::metrics::Access;
+use miette::Diagnostic as _;
 
 use crate::doctor::{self, Finding, Report, Severity};
 use crate::run;
@@ -13,6 +15,14 @@ pub(crate) fn check(path: &Path, host: bool) -> ExitCode {
     let config = match run::load(path) {
         Ok(config) => config,
         Err(code) => return code,
+    };
+    let access = match Access::read(&config.metrics) {
+        Ok(access) => access,
+        Err(why) => {
+            let help = why.help().map_or(String::new(), |help| help.to_string());
+            eprintln!("error: {why}\nhelp: {help}");
+            return ExitCode::FAILURE;
+        }
     };
     println!("{}: fine, {} port(s)", path.display(), config.ports.len());
     for entry in config.waiting_statics() {
@@ -25,7 +35,7 @@ pub(crate) fn check(path: &Path, host: bool) -> ExitCode {
     for line in config.bridge_warnings() {
         println!("note: {line}");
     }
-    for line in config.group_warnings() {
+    for line in config.group_warnings().iter().chain(access.warnings()) {
         println!("warning: {line}");
     }
     match host {

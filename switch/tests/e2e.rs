@@ -10,6 +10,8 @@ mod harness;
 mod bridges;
 #[path = "e2e/capture.rs"]
 mod capture;
+#[path = "../daemon/tests/metrics/certificates.rs"]
+mod certificates;
 #[path = "e2e/contain.rs"]
 mod contain;
 #[path = "e2e/disturbance.rs"]

@@ -14,6 +14,7 @@ use super::check::Checker;
 use super::error::one_line;
 use super::limits::{FILE_BYTES_MAX, PORTS_DIR_BYTES_MAX, PORTS_DIR_FILES_MAX};
 use super::patience::{self, READ_TIME_MAX};
+use super::set_cache::Stamp;
 
 /// A file's text, or why it cannot be read.
 pub(super) type Text = Result<String, Unread>;
@@ -103,6 +104,18 @@ impl Unread {
     }
 }
 
+impl Unread {
+    /// How to fix it, for a file that the configuration names and that is no part of it.
+    pub(super) fn help_of_named(&self) -> &'static str {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
+            Self::NoFile(_) => "give the path of a regular file",
+            Self::TooLong | Self::TooMuch | Self::NotUtf8 { .. } => "is this the right file?",
+            unread => unread.help(false),
+        }
+    }
+}
+
 const NOT_UTF8_HELP: &str = "save it as UTF-8, or remove this character";
 const DIRECTORY: &str = "a directory";
 const FIFO: &str = "a FIFO";
@@ -169,6 +182,24 @@ pub(super) fn read_up_to(path: &Path, bytes_max: u64) -> Text {
     read.unwrap_or(Err(Unread::Stalled))
 }
 
+/// Reads the regular file at `path`, which may have this many bytes, unless it still is the one of `known`.
+pub(super) fn read_if_changed(
+    path: &Path,
+    bytes_max: u64,
+    known: Option<Stamp>,
+) -> Result<Option<(String, Stamp)>, Unread> {
+    let read = move |path: &Path| {
+        let file = open(path)?;
+        let stamp = Stamp::of(&file.metadata().map_err(Unread::Io)?);
+        if known == Some(stamp) {
+            return Ok(None);
+        }
+        Ok(Some((text_up_to(file, bytes_max)?, stamp)))
+    };
+    let read = patience::within(path, READ_TIME_MAX, read);
+    read.unwrap_or(Err(Unread::Stalled))
+}
+
 /// Reads a file that an operator has named and that is not a whole configuration; `-` is standard input.
 ///
 /// # Errors
@@ -180,6 +211,28 @@ pub fn read_named(path: &Path) -> Result<String, String> {
         false => (path.display().to_string(), read(path)),
     };
     text.map_err(|unread| format!("{}\nhelp: {}", unread.message(&name), unread.help(false)))
+}
+
+/// Why a file that the configuration names cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What is wrong, with the file's name.
+    pub message: String,
+    /// How to fix it.
+    pub help: &'static str,
+}
+
+/// Reads a regular file of at most `bytes_max` bytes that the configuration names and that is no part of it, such as a
+/// certificate. Gives up if the file system does not answer.
+///
+/// # Errors
+///
+/// Why it cannot be read.
+pub fn read_file(path: &Path, bytes_max: u64) -> Result<String, Unreadable> {
+    read_up_to(path, bytes_max).map_err(|unread| Unreadable {
+        message: unread.message_of(&path.display().to_string(), bytes_max),
+        help: unread.help_of_named(),
+    })
 }
 
 /// Whether the path means standard input.

@@ -42,6 +42,7 @@ mod ports;
 pub mod quantity;
 mod rules;
 mod sections;
+mod set_cache;
 mod sets;
 mod statics;
 mod suggest;
@@ -62,15 +63,16 @@ pub use cores::CoreSpans;
 pub use cpus::Cpus;
 pub use edit::{PortTable, parse_assignments, parse_changes, parse_port_file};
 pub use error::{ConfigError, Problem};
-pub use files::read_named;
+pub use files::{Unreadable, read_file, read_named};
 pub use group_rules::GroupRule;
 pub use group_values::{Peer, protocol_text};
-pub use keep::{FileChanges, KeepError, PreparedChanges, write_set};
+pub use keep::{FileChanges, KeepError, PreparedChanges, PreparedSet, prepare_set};
 pub use key::Written;
 pub use lenient::Loaded;
 pub use table::{
-    Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror,
-    Multicast, Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, MetricsTls,
+    Mirror, Multicast, Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers,
+    XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

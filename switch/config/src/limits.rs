@@ -104,6 +104,8 @@ pub const GROUP_PORT_RANGES_MAX: usize = 256;
 pub const PEER_ADDRESSES_MAX: usize = 256;
 /// Maximum number of addresses of a set.
 pub const SET_ADDRESSES_MAX: usize = 65_536;
+/// Maximum number of addresses of all sets together: they take 20 MB, and as much again while they are compiled.
+pub const SETS_ADDRESSES_MAX: usize = 1 << 20;
 /// The largest `file` of a set, bytes: every address at its longest, with a comment of the same length.
 pub const SET_FILE_BYTES_MAX: u64 = 6 << 20;
 /// Default of a port's `connections_max`.

@@ -1,4 +1,4 @@
-//! The tables inside a port's table that are as they are written, and small checks of them.
+//! The tables inside a table that are as they are written, and small checks of them.
 
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
@@ -7,7 +7,22 @@ use super::key::Reader;
 use super::limits::{LIMIT_BURST_DEFAULT_MAX, LIMIT_BURST_DEFAULT_MIN, LIMIT_BURSTS_PER_SECOND};
 use super::rules::Nested;
 use super::table::RateKeys;
-use super::{LoopProtect, Offloads, Slo};
+use super::{LoopProtect, MetricsTls, Offloads, Slo};
+
+impl Nested for MetricsTls {
+    type Keys = Self;
+    const MUST: &'static str = "a table with `certificate` and `key`";
+    const HELP: &'static str =
+        "for example: tls = { certificate = \"metrics.crt\", key = \"metrics.key\" }";
+
+    fn check(reader: &mut Reader<'_>, keys: Self) -> Option<Self> {
+        reader.is_whole.then_some(keys)
+    }
+
+    fn to_keys(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+}
 
 impl Nested for Offloads {
     type Keys = Self;

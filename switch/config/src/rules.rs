@@ -430,7 +430,7 @@ impl<T: Nested> Rule for TableOf<T> {
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
         let checker = &mut *reader.checker;
         let (table, place) = checker.value::<&DeTable<'_>>(item, key, T::MUST, T::HELP)?;
-        let mut inner = Reader::new(checker, table, place);
+        let mut inner = Reader::of_item(checker, table, place, &format!("`{key}`"));
         inner.kind = reader.kind;
         let keys = T::Keys::read(&mut inner);
         T::check(&mut inner, keys)

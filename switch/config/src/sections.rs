@@ -11,7 +11,7 @@ use super::cores::CoreSpans;
 use super::field::Item;
 use super::key::{Definitions, Keys as _, Reader, Rule};
 use super::limits::*;
-use super::table::{Sflow, Top};
+use super::table::{Metrics, Sflow, Top};
 
 /// The settings of a main file, with the places that later checks need.
 pub(super) struct Settings {
@@ -72,11 +72,12 @@ impl Rule for Version {
     }
 }
 
-/// Everything but the ports. `ports_dir` is joined to `folder`, the main file's folder.
+/// Everything but the ports. The paths of files and of `ports_dir` are joined to `folder`, the main file's folder.
 pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &Path) -> Settings {
     let mut reader = Reader::new(checker, document, 0..0);
     let mut top = Top::read(&mut reader);
     top.ports_dir = top.ports_dir.map(|path| folder.join(path));
+    top.metrics.join_paths(folder);
     top.switch.fdb_capacity = whole_buckets(top.switch.fdb_capacity);
     let span = reader.span("watch_ports").unwrap_or_default();
     if top.watch_ports && reader.item("ports_dir").is_none() {
@@ -98,6 +99,22 @@ pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &P
         ports_dir: reader.item("ports_dir").map(place),
         control_socket: in_section("control", "socket").map(place),
         top,
+    }
+}
+
+impl Metrics {
+    /// Makes the paths of its files absolute.
+    fn join_paths(&mut self, folder: &Path) {
+        let tls = self.tls.as_mut().into_iter();
+        let of_tls = tls.flat_map(|tls| {
+            let client_ca = tls.client_ca.as_mut().into_iter();
+            [&mut tls.certificate, &mut tls.key]
+                .into_iter()
+                .chain(client_ca)
+        });
+        for path in of_tls.chain(self.token_file.as_mut()) {
+            *path = folder.join(&*path);
+        }
     }
 }
 

@@ -11,16 +11,19 @@ use super::addresses::{IP, PREFIX_PATTERN, parse_prefix, prefix_text};
 use super::check::{Checker, Place};
 use super::error::{Problem, SourceFile};
 use super::field::Span;
-use super::files;
-use super::limits::{SET_ADDRESSES_MAX, SET_FILE_BYTES_MAX, SETS_MAX};
+use super::files::{self, Unread};
+use super::limits::{SET_ADDRESSES_MAX, SET_FILE_BYTES_MAX, SETS_ADDRESSES_MAX, SETS_MAX};
 use super::lists::{self, Element, Placed, unique};
 use super::plan::{EntryDiff, KeyDiff};
+use super::set_cache;
 use super::suggest::nearest;
 use super::text_list::TextList;
 use super::{Config, ConfigError};
 
 pub(super) use super::table::Set;
 
+/// What helps against too many addresses.
+const PREFIXES: &str = "write prefixes in place of single addresses";
 /// The most addresses that a plan lists for a file that has changed.
 const LISTED_MAX: usize = 4;
 
@@ -79,7 +82,11 @@ pub(super) fn read_files(
     all: &mut [Placed<Set>],
     folder: &Path,
 ) -> BTreeMap<String, Arc<[IpNet]>> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, Arc<[IpNet]>> = BTreeMap::new();
+    let written = all
+        .iter()
+        .filter_map(|placed| placed.value.addresses.as_ref());
+    let mut total: usize = written.map(Vec::len).sum();
     for placed in all {
         let is_alone = placed.value.addresses.is_none();
         let Some(file) = placed.value.file.as_mut().filter(|_| is_alone) else {
@@ -87,7 +94,20 @@ pub(super) fn read_files(
         };
         *file = folder.join(&*file);
         let path = file.clone();
+        // Later files are not read: they may be as long.
+        if total > SETS_ADDRESSES_MAX {
+            continue;
+        }
         if let Some(addresses) = read_file(checker, &path, placed.place("file")) {
+            total += addresses.len();
+            if total > SETS_ADDRESSES_MAX {
+                let message = format!(
+                    "with {} all sets together have more than {SETS_ADDRESSES_MAX} addresses",
+                    path.display()
+                );
+                let place = placed.place("file");
+                checker.problem_at(place, message, "too many", PREFIXES);
+            }
             found.insert(placed.value.name.clone(), addresses);
         }
     }
@@ -97,11 +117,20 @@ pub(super) fn read_files(
 /// The addresses of a file, sorted; `None` after recording what is wrong. `place` is where the configuration names it.
 fn read_file(checker: &mut Checker, path: &Path, place: Place) -> Option<Arc<[IpNet]>> {
     let name = path.display().to_string();
-    let text = match files::read_up_to(path, SET_FILE_BYTES_MAX) {
-        Ok(text) => text,
+    let known = set_cache::known(path);
+    let stamp = known.as_ref().map(|(stamp, _)| *stamp);
+    let (text, stamp) = match files::read_if_changed(path, SET_FILE_BYTES_MAX, stamp) {
+        Ok(Some(read)) => read,
+        Ok(None) => return known.map(|(_, addresses)| addresses),
         Err(unread) => {
             let message = unread.message_of(&name, SET_FILE_BYTES_MAX);
-            let help = "the file has an IP address or a prefix on each line, and comments after #";
+            let help = match unread {
+                Unread::TooLong => PREFIXES,
+                Unread::TooMuch | Unread::NotUtf8 { .. } => {
+                    "the file has an IP address or a prefix on each line, and comments after #"
+                }
+                unread => unread.help_of_named(),
+            };
             checker.problem_at(place, message, "this file", help);
             return None;
         }
@@ -127,11 +156,15 @@ fn read_file(checker: &mut Checker, path: &Path, place: Place) -> Option<Arc<[Ip
     if addresses.len() > SET_ADDRESSES_MAX {
         let count = addresses.len();
         let message = format!("{name} has {count} addresses, and may have {SET_ADDRESSES_MAX}");
-        let help = "write prefixes in place of single addresses";
-        checker.problem_at(place, message, "too many", help);
+        checker.problem_at(place, message, "too many", PREFIXES);
         return None;
     }
-    is_right.then(|| addresses.into_iter().collect())
+    let addresses: Arc<[IpNet]> = addresses.into_iter().collect();
+    if !is_right {
+        return None;
+    }
+    set_cache::remember(path, stamp, &addresses);
+    Some(addresses)
 }
 
 /// The text of each line without comments and blanks, and its place.
@@ -223,6 +256,13 @@ impl Config {
         if after.len() > SET_ADDRESSES_MAX {
             let message = format!("set {name:?} would have {} addresses", after.len());
             let help = "a set has room for 65536: write prefixes in place of single addresses";
+            return Err(ConfigError::one(Problem::unplaced(name, message, help)));
+        }
+        let others = self.sets.iter().filter(|other| other.name != name);
+        let others: usize = others.map(|set| self.set_addresses(set).len()).sum();
+        if is_added && others + after.len() > SETS_ADDRESSES_MAX {
+            let message = format!("all sets would have {} addresses", others + after.len());
+            let help = "all sets together have room for 1048576: write prefixes in place of single addresses";
             return Err(ConfigError::one(Problem::unplaced(name, message, help)));
         }
         let changed = after.len().abs_diff(before.len());

@@ -122,6 +122,24 @@ keys! {
     pub struct Metrics = "Metrics", in "metrics." {
         /// IP address and port to listen on, or "off".
         listen: Option<SocketAddr> = texts::listen().or(METRICS_LISTEN_DEFAULT.parse().ok()), AtOnce;
+        /// Serve with TLS 1.3, and not without. Without it: plain HTTP. The files are read at the start and at each reload.
+        tls: Option<MetricsTls> = table().optional(), AtOnce;
+        /// A file with a token, which each request for `/metrics` must carry: `Authorization: Bearer TOKEN`. Absolute, or
+        /// relative to the folder of this file. It is read at the start and at each reload. Without it: none.
+        token_file: Option<PathBuf> = texts::token_file().optional(), AtOnce;
+    }
+}
+
+keys! {
+    /// The files with which the Prometheus endpoint serves TLS, in PEM. Absolute, or relative to the folder of this file.
+    pub struct MetricsTls = "MetricsTls" {
+        /// The endpoint's certificate, then those that lead from it to an authority that clients trust.
+        certificate: PathBuf = texts::pem_file("certificate = \"metrics.crt\"").required("certificate = \"metrics.crt\""), Whole;
+        /// The certificate's private key.
+        key: PathBuf = texts::pem_file("key = \"metrics.key\"").required("key = \"metrics.key\""), Whole;
+        /// The authorities whose certificates clients must have, all clients, those of `/healthz` too. Without it: a client
+        /// needs none.
+        client_ca: Option<PathBuf> = texts::pem_file("client_ca = \"clients.crt\"").optional(), Whole;
     }
 }
 

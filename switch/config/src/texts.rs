@@ -159,6 +159,24 @@ pub(super) fn set_file() -> Text<PathBuf> {
     }
 }
 
+/// The path of a file in PEM, absolute or relative. `example` is a key with its value.
+pub(super) fn pem_file(example: &str) -> Text<PathBuf> {
+    Text {
+        must: "the path of a file",
+        help: format!("for example: {example}, beside this file").into(),
+        ..folder()
+    }
+}
+
+/// The path of a file with a token, absolute or relative.
+pub(super) fn token_file() -> Text<PathBuf> {
+    Text {
+        must: "the path of a file",
+        help: "for example: token_file = \"metrics.token\", beside this file".into(),
+        ..folder()
+    }
+}
+
 /// An interface name that the kernel accepts (`dev_valid_name()`).
 pub(super) fn interface() -> Text<String> {
     let parse = |name: &str| {

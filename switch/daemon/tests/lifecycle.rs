@@ -28,6 +28,8 @@ mod ports;
 mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
+#[path = "lifecycle/sets.rs"]
+mod sets;
 #[path = "lifecycle/sources.rs"]
 mod sources;
 #[path = "lifecycle/stalls.rs"]

@@ -72,7 +72,7 @@ drop_reasons! {
     ServerNotAllowed = "server_not_allowed", Ingress;
     /// No rule of the port's security groups allows the guest to send this, and it belongs to no connection.
     GroupDeniedOut = "group_denied_out", Ingress;
-    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or the table is full.
+    /// The guest has as many connections as its `connections_max` allows, or a tenth of that (at least 64) half-open, or the table is full.
     ConnectionLimitOut = "connection_limit_out", Ingress;
     /// A later fragment of a datagram whose first fragment the guest has not sent, or that its security groups did not allow.
     FragmentUnknownOut = "fragment_unknown_out", Ingress;
@@ -112,7 +112,7 @@ drop_reasons! {
     RateExceeded = "rate_exceeded", Egress;
     /// No rule of the port's security groups allows this to be sent to the guest, and it belongs to no connection.
     GroupDeniedIn = "group_denied_in", Egress;
-    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or a quarter that others have begun and it has not answered, or the table is full.
+    /// The guest has as many connections as its `connections_max` allows, or a tenth of that half-open, or a quarter that others have begun and it has not answered (of each at least 64), or the table is full.
     ConnectionLimitIn = "connection_limit_in", Egress;
     /// A later fragment of a datagram whose first fragment has not come, or was not allowed by the port's security groups.
     FragmentUnknownIn = "fragment_unknown_in", Egress;

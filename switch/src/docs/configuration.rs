@@ -49,7 +49,10 @@ impl Table<'_> {
                 _ if self.path.is_empty() && is_list => (format!("[[{key}]]"), key.clone()),
                 _ if self.path.is_empty() => (format!("[{key}]"), key.clone()),
                 (None, _) => (
-                    format!("{key} of [[{}]]", self.path),
+                    match is_section(&self.path) {
+                        true => format!("{key} of [{}]", self.path),
+                        false => format!("{key} of [[{}]]", self.path),
+                    },
                     format!("{}.{key}", self.path),
                 ),
                 (Some((port, within)), _) => (
@@ -133,6 +136,8 @@ impl Table<'_> {
             ("port", ..) => "reopens",
             ("", "version", ..) => "",
             (_, _, Some(When::AtOnce), _) => "at once",
+            // A table in a section is applied as a whole.
+            (path, _, None, _) if when(path) == Some(When::AtOnce) => "at once",
             // A table of a list, and a table in it, is applied as the list is.
             (path, _, None, _) if when(list_of(path)) == Some(When::AtOnce) => "at once",
             (_, _, Some(When::NeedsRestart), _) => "restart",
@@ -143,6 +148,11 @@ impl Table<'_> {
             },
         }
     }
+}
+
+/// Whether it is a section: the name before its keys' dots.
+fn is_section(path: &str) -> bool {
+    when(path).is_none() && !matches!(path, "port")
 }
 
 /// The list at the beginning of a path.

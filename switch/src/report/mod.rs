@@ -76,9 +76,11 @@ pub fn gather(wanted: &Wanted) -> Archive {
         (None, None) => configured.unwrap_or(socket),
         _ => socket,
     };
-    let listen = config.as_ref().and_then(|config| config.metrics.listen);
-    let metrics = running.map_or(listen, |running| running.metrics);
-    running::gather(&mut archive, &socket, metrics);
+    let mut metrics = config.map(|config| config.metrics).unwrap_or_default();
+    if let Some(running) = running {
+        metrics.listen = running.metrics;
+    }
+    running::gather(&mut archive, &socket, &metrics);
     host::gather(&mut archive, Path::new("/"));
     host::journal(&mut archive, &wanted.unit);
     archive

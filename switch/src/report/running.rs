@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crosspoint_config::{Metrics, read_named};
 use crosspoint_model::client::{self, ClientError};
 use crosspoint_model::request::Request;
 use crosspoint_model::rows::SwitchRow;
@@ -40,7 +41,7 @@ pub(super) fn find(socket: &Path) -> Option<Found> {
 }
 
 /// Asks the switch at this control socket, and scrapes its metrics.
-pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<SocketAddr>) {
+pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: &Metrics) {
     let mut asked = Asked {
         archive,
         socket,
@@ -67,12 +68,18 @@ pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<Socke
         }
     }
     let Asked { archive, from, .. } = asked;
-    match metrics {
-        Some(address) => {
+    match (metrics.listen, &metrics.tls) {
+        (Some(address), None) => {
             let from = format!("http://{address}/metrics");
-            archive.take("metrics.txt", &from, scrape(address));
+            let token = metrics.token_file.as_deref();
+            archive.take("metrics.txt", &from, scrape(address, token));
         }
-        None => archive.miss("metrics.txt", "[metrics] listen", "it is \"off\""),
+        (Some(address), Some(_)) => archive.miss(
+            "metrics.txt",
+            &format!("https://{address}/metrics"),
+            "[metrics] has `tls`; get them with a client that has its certificate: curl --cacert FILE",
+        ),
+        (None, _) => archive.miss("metrics.txt", "[metrics] listen", "it is \"off\""),
     }
     match process(socket) {
         Ok(process) => gather_process(archive, process),
@@ -118,8 +125,10 @@ impl Asked<'_> {
     }
 }
 
-/// The metrics as text. `address` may be the wildcard address.
-fn scrape(address: SocketAddr) -> Result<Vec<u8>, String> {
+/// The metrics as text. `address` may be the wildcard address. `token` is the file with the token, if one is needed.
+fn scrape(address: SocketAddr, token: Option<&Path>) -> Result<Vec<u8>, String> {
+    let token = token.map(|file| read_named(file).map(|text| text.trim().to_owned()));
+    let token = token.transpose()?;
     let mut target = address;
     if address.ip().is_unspecified() {
         target.set_ip(match address {
@@ -127,7 +136,7 @@ fn scrape(address: SocketAddr) -> Result<Vec<u8>, String> {
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         });
     }
-    let reply = exchange(target).map_err(|error| error.to_string())?;
+    let reply = exchange(target, token.as_deref()).map_err(|error| error.to_string())?;
     let end = reply.windows(4).position(|four| four == b"\r\n\r\n");
     let end = end.ok_or("the answer is not HTTP")?;
     let head = String::from_utf8_lossy(&reply[..end]);
@@ -138,10 +147,15 @@ fn scrape(address: SocketAddr) -> Result<Vec<u8>, String> {
     }
 }
 
-fn exchange(address: SocketAddr) -> io::Result<Vec<u8>> {
+fn exchange(address: SocketAddr, token: Option<&str>) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, METRICS_TIME_MAX)?;
     stream.set_read_timeout(Some(METRICS_TIME_MAX))?;
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    let token = token.unwrap_or_default();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.0\r\nHost: {address}\r\n{token}\r\n"
+    )?;
     let mut reply = Vec::new();
     stream
         .take(FILE_BYTES_MAX as u64 + 1)
@@ -202,7 +216,8 @@ mod tests {
     #[test]
     fn a_switch_that_does_not_run_costs_its_own_files_alone() {
         let mut archive = Archive::default();
-        gather(&mut archive, Path::new("/nowhere/control.sock"), None);
+        let metrics = Metrics::default();
+        gather(&mut archive, Path::new("/nowhere/control.sock"), &metrics);
         assert_eq!(archive.files().count(), 0);
         let told = |missing: &super::super::archive::Missing| {
             missing

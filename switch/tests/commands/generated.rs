@@ -9,9 +9,9 @@ use std::time::Duration;
 use crosspoint_config::limits::*;
 use crosspoint_config::{
     Access, Addresses, Admin, Balance, Config, Control, Cores, Direct, Group, GroupRule, HugePages,
-    LoopAction, LoopProtect, Metrics, Mirror, MirrorDirection, Offloads, Peer, Poll, Port,
-    PortKind, Queues, Role, Rss, RuleDirection, Set, Slo, StaticEntry, Switch, Tso, VhostPort,
-    Vlan, Workers, XdpMode, XdpPort,
+    LoopAction, LoopProtect, Metrics, MetricsTls, Mirror, MirrorDirection, Offloads, Peer, Poll,
+    Port, PortKind, Queues, Role, Rss, RuleDirection, Set, Slo, StaticEntry, Switch, Tso,
+    VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
@@ -384,8 +384,20 @@ pub fn config() -> impl Strategy<Value = Config> {
     });
     let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);
     let listen = listen.prop_map(|text| text.map(|text| text.parse().expect("an address")));
+    let file = "/etc/[a-z]{1,4}";
+    let tls = (file, file, option::of(file)).prop_map(|(certificate, key, client_ca)| MetricsTls {
+        certificate: certificate.into(),
+        key: key.into(),
+        client_ca: client_ca.map(Into::into),
+    });
+    let metrics = (listen, option::of(tls), option::of(file));
+    let metrics = metrics.prop_map(|(listen, tls, token_file)| Metrics {
+        listen,
+        tls,
+        token_file: token_file.map(Into::into),
+    });
     (
-        (workers(), switch, listen),
+        (workers(), switch, metrics),
         (
             "/run/[a-z]{1,4}",
             option::of("/etc/[a-z]{1,4}"),
@@ -395,11 +407,11 @@ pub fn config() -> impl Strategy<Value = Config> {
         any::<u64>(),
     )
         .prop_map(
-            |((workers, switch, listen), (socket, ports_dir, watch), ports, chosen)| {
+            |((workers, switch, metrics), (socket, ports_dir, watch), ports, chosen)| {
                 let config = Config {
                     workers,
                     switch,
-                    metrics: Metrics { listen },
+                    metrics,
                     control: Control {
                         socket: socket.into(),
                     },

@@ -8,7 +8,7 @@ mod lab;
 mod lab_guest;
 mod ledger;
 mod linux;
-mod metrics;
+pub mod metrics;
 mod process;
 mod qmp;
 mod switch;

@@ -152,6 +152,26 @@ impl<'a> Switch<'a> {
         }
     }
 
+    /// Starts the daemon with a file whose metrics cannot be served, and ends it. Returns its log.
+    pub fn refused_metrics(lab: &Lab, config: &Path) -> String {
+        let mut command = lab.command(binary());
+        command.arg("run").arg("--config").arg(config);
+        let mut process = Process::start(lab.dir(), "crosspoint-refused", &command);
+        process.wait_for("ready", s(10));
+        process.wait_for("the metrics server is not available", s(10));
+        let address = METRICS.parse().expect("an address");
+        let answer = super::metrics::get(address, "/metrics");
+        assert!(answer.is_none(), "it serves without protection: {answer:?}");
+        process.signal(Signal::TERM);
+        let status = process.wait(s(10));
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "{}",
+            process.log()
+        );
+        process.log()
+    }
+
     /// Runs `crosspoint` with these arguments to its end.
     pub fn command(lab: &Lab, words: &[&str]) -> (ExitStatus, String) {
         let mut command = lab.command(binary());

@@ -15,7 +15,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 pub use changes::{FileChanges, PreparedChanges};
-pub use sets::write_set;
+pub use sets::{PreparedSet, prepare_set};
 
 /// Why the files cannot be changed.
 #[derive(Debug, Error, Diagnostic)]

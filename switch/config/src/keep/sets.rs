@@ -8,36 +8,66 @@ use crosspoint_packet::IpNet;
 use serde_json::json;
 
 use super::replace::Prepared;
-use super::{FileChanges, KeepError, text};
-use crate::addresses::{parse_prefix, prefix_text};
+use super::{FileChanges, KeepError, PreparedChanges, text};
+use crate::addresses::{IP, parse_prefix, prefix_text};
 use crate::files;
-use crate::limits::SET_FILE_BYTES_MAX;
+use crate::limits::{SET_ADDRESSES_MAX, SET_FILE_BYTES_MAX};
 use crate::plan::KeyDiff;
 use crate::{Config, Set};
 
 /// The list of tables.
 pub(super) const SET: &str = "set";
 
+/// A change of a set's addresses in the files, which is ready to take effect.
+#[derive(Debug)]
+pub struct PreparedSet {
+    path: PathBuf,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    Main(PreparedChanges),
+    Own(Prepared),
+}
+
+impl PreparedSet {
+    /// Puts the file into its place, completely or not at all, even after a power cut. Returns its path.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the file system.
+    pub fn commit(self) -> Result<PathBuf, KeepError> {
+        match self.change {
+            Change::Main(changes) => changes.commit()?,
+            Change::Own(file) => file.commit()?,
+        }
+        Ok(self.path)
+    }
+}
+
 /// Adds addresses to a set of the files, or removes them from it: in the set's file if it has one, else in the main file.
-/// Other lines stay as they are. The file is written completely or not at all, even after a power cut. Returns its path.
+/// Other lines stay as they are. Nothing is in place before [`PreparedSet::commit`].
 ///
 /// `main` is the main file, `running` the configuration of the running switch.
 ///
 /// # Errors
 ///
-/// If the files have a mistake or no such set, or cannot be written.
-pub fn write_set(
+/// If the files have a mistake or no such set, would not be right afterwards, or cannot be written.
+pub fn prepare_set(
     main: &Path,
     running: &Config,
     set: &Set,
     change: &[IpNet],
     is_added: bool,
-) -> Result<PathBuf, KeepError> {
+) -> Result<PreparedSet, KeepError> {
     let Some(path) = &set.file else {
         let mut changes = FileChanges::begin(main, running)?;
         changes.set_addresses(&set.name, change, is_added)?;
-        changes.prepare()?.commit()?;
-        return Ok(main.to_owned());
+        return Ok(PreparedSet {
+            path: main.to_owned(),
+            change: Change::Main(changes.prepare()?),
+        });
     };
     let before = files::read_up_to(path, SET_FILE_BYTES_MAX).map_err(|unread| {
         let message = unread.message_of(&path.display().to_string(), SET_FILE_BYTES_MAX);
@@ -47,8 +77,38 @@ pub fn write_set(
         true => with(&before, change),
         false => without(&before, change),
     };
-    Prepared::new(path, Some(&after))?.commit()?;
-    Ok(path.clone())
+    check(path, &after).map_err(|problem| KeepError::Refused { problem })?;
+    Ok(PreparedSet {
+        path: path.clone(),
+        change: Change::Own(Prepared::new(path, Some(&after))?),
+    })
+}
+
+/// Whether the next start would read this text of a set's file.
+fn check(path: &Path, text: &str) -> Result<(), String> {
+    let path = path.display();
+    if text.len() as u64 > SET_FILE_BYTES_MAX {
+        return Err(format!(
+            "{path} would be longer than {SET_FILE_BYTES_MAX} bytes"
+        ));
+    }
+    let mut addresses = BTreeSet::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let word = line.split('#').next().unwrap_or_default().trim();
+        match (word.is_empty(), parse_prefix(word)) {
+            (true, _) => {}
+            (false, Ok(net)) => drop(addresses.insert(net)),
+            (false, Err((label, _))) => {
+                return Err(format!("{path}:{number}: a line must be {IP}: {label}"));
+            }
+        }
+    }
+    match addresses.len() {
+        0..=SET_ADDRESSES_MAX => Ok(()),
+        count => Err(format!(
+            "{path} would have {count} addresses, and may have {SET_ADDRESSES_MAX}"
+        )),
+    }
 }
 
 impl FileChanges<'_> {

@@ -302,7 +302,8 @@ fn a_kept_change_of_a_set_is_in_its_own_file_or_in_the_main_file() {
     let net = |text: &str| crosspoint_config::parse_address(text).expect("an address");
     let write = |set: usize, text: &str, is_added| {
         let set = &running.sets[set];
-        crosspoint_config::write_set(&main, &running, set, &[net(text)], is_added)
+        crosspoint_config::prepare_set(&main, &running, set, &[net(text)], is_added)
+            .and_then(crosspoint_config::PreparedSet::commit)
             .unwrap_or_else(|why| panic!("{why}"))
     };
     assert_eq!(write(0, "2001:db8::/32", true), main);
@@ -321,4 +322,113 @@ fn a_kept_change_of_a_set_is_in_its_own_file_or_in_the_main_file() {
     assert!(shown(1).is_empty());
     let text = std::fs::read_to_string(&file).expect("a file");
     assert_eq!(text, "# by hand\n");
+}
+
+#[test]
+fn a_set_file_that_would_not_be_read_is_not_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (main, file) = (
+        folder.path().join("switch.toml"),
+        folder.path().join("blocked.txt"),
+    );
+    let text = "version = 1\n[[set]]\nname = \"blocked\"\nfile = \"blocked.txt\"\n";
+    std::fs::write(&main, text).expect("a file");
+    std::fs::write(&file, "198.51.100.1\n").expect("a file");
+    let running = Config::load(&main).expect("fine");
+    let refused = |text: &str, told: &str| {
+        std::fs::write(&file, text).expect("a file");
+        let net = crosspoint_config::parse_address("192.0.2.1").expect("an address");
+        let set = &running.sets[0];
+        let why = crosspoint_config::prepare_set(&main, &running, set, &[net], true);
+        let why = why.expect_err("it is wrong").to_string();
+        assert!(why.contains(told), "{why}");
+        assert_eq!(std::fs::read_to_string(&file).expect("a file"), text);
+    };
+    refused("# x\n198.51.100.1/8\n", "blocked.txt:2: a line must be");
+    let many = |count: u32| -> String {
+        let one = |n| format!("{}\n", std::net::Ipv4Addr::from_bits(n));
+        (1..=count).map(one).collect()
+    };
+    refused(
+        &many(65_536),
+        "would have 65537 addresses, and may have 65536",
+    );
+    refused(&"#".repeat(6 << 20), "would be longer than 6291456 bytes");
+}
+
+#[test]
+fn all_sets_together_have_a_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let addresses = (0..65_536).map(|n| format!("{}\n", std::net::Ipv4Addr::from_bits(n)));
+    std::fs::write(
+        folder.path().join("many.txt"),
+        addresses.collect::<String>(),
+    )
+    .expect("a file");
+    let main = folder.path().join("switch.toml");
+    let set = |number: usize| format!("[[set]]\nname = \"s{number}\"\nfile = \"many.txt\"\n");
+    let load = |count: usize| {
+        let sets: String = (0..count).map(set).collect();
+        std::fs::write(&main, format!("version = 1\n{sets}")).expect("a file");
+        Config::load(&main)
+    };
+    let full = load(16).unwrap_or_else(|why| panic!("{}", why.render()));
+    let net = crosspoint_config::parse_address("2001:db8::1").expect("an address");
+    let why = full
+        .with_set_changed("s0", &[net], true)
+        .expect_err("no room");
+    assert!(
+        why.render().contains("has 65537 addresses") || why.render().contains("would have"),
+        "{}",
+        why.render()
+    );
+    let why = load(18).expect_err("too many").render();
+    assert!(
+        why.contains("all sets together have more than 1048576 addresses"),
+        "{why}"
+    );
+    assert!(!why.contains("2 problems"), "the last is not read: {why}");
+}
+
+/// With a watched folder the configuration is read often, and sets may have files of megabytes.
+#[test]
+fn a_set_file_is_read_again_only_if_it_has_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (main, file) = (
+        folder.path().join("switch.toml"),
+        folder.path().join("blocked.txt"),
+    );
+    let text = "version = 1\n[[set]]\nname = \"blocked\"\nfile = \"blocked.txt\"\n";
+    std::fs::write(&main, text).expect("a file");
+    std::fs::write(&file, "198.51.100.1\n").expect("a file");
+    let load = || {
+        let config = Config::load(&main).unwrap_or_else(|why| panic!("{}", why.render()));
+        config.set_files["blocked"].clone()
+    };
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(1100));
+    // What was written a moment ago may be written again in the same step of the clock.
+    assert!(!std::sync::Arc::ptr_eq(&load(), &load()));
+    pause();
+    let first = load();
+    assert!(std::sync::Arc::ptr_eq(&first, &load()));
+    // As long as before, and with the old time.
+    let time = std::fs::metadata(&file)
+        .and_then(|it| it.modified())
+        .expect("a time");
+    std::fs::write(&file, "198.51.100.2\n").expect("a file");
+    let open = std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .expect("a file");
+    open.set_modified(time).expect("a time");
+    let second = load();
+    assert_ne!(first, second);
+    pause();
+    // Another file in its place.
+    let other = folder.path().join("new.txt");
+    std::fs::write(&other, "198.51.100.3\n").expect("a file");
+    std::fs::rename(&other, &file).expect("renamed");
+    assert_ne!(load(), second);
+    std::fs::write(&file, "nonsense\n").expect("a file");
+    assert!(Config::load(&main).is_err());
 }

@@ -81,6 +81,21 @@ fn a_collectors_port_is_that_of_sflow_unless_it_is_given() {
     assert_eq!(config.sflow.ports, ["*"]);
 }
 
+/// Like `ports_dir`, and unlike the working directory of whoever starts the switch.
+#[test]
+fn files_of_metrics_lie_beside_the_configuration() {
+    let lines = "metrics = { tls = { certificate = \"a.crt\", key = \"/k/a.key\", client_ca = \"ca.crt\" }, token_file = \"token\" }";
+    let text = format!("version = 1\n{lines}\n");
+    let config = Config::parse("/etc/crosspoint/main.toml", &text).expect("it is right");
+    let tls = config.metrics.tls.expect("it is there");
+    let of = |path: &str| std::path::PathBuf::from(path);
+    assert_eq!(tls.certificate, of("/etc/crosspoint/a.crt"));
+    assert_eq!(tls.key, of("/k/a.key"));
+    assert_eq!(tls.client_ca, Some(of("/etc/crosspoint/ca.crt")));
+    assert_eq!(config.metrics.token_file, Some(of("/etc/crosspoint/token")));
+    assert_eq!(parse("").metrics.tls, None);
+}
+
 #[test]
 fn metrics_can_be_off() {
     assert_eq!(parse("metrics.listen = \"off\"").metrics.listen, None);

@@ -152,6 +152,10 @@ mistakes! {
     sflow_to_no_one: "version = 1\n[sflow]\nsampling = 512\nports = [\"web-*\"]\n";
     sflow_out_of_bounds: "version = 1\n[sflow]\ncollector = \"::1\"\nsampling = 0\nheader_len = 1500\npolling = \"10ms\"\n\
         agent = \"0.0.0.0\"\nports = [\"web 1\"]\n";
+    metrics_tls_without_a_key: "version = 1\n[metrics]\ntls = { certificate = \"metrics.crt\" }\n";
+    metrics_tls_that_is_a_path: "version = 1\n[metrics]\ntls = \"metrics.crt\"\n";
+    metrics_tls_with_another_key: "version = 1\n[metrics]\ntls = { certificate = \"a\", key = \"b\", ca = \"c\" }\n";
+    metrics_token_in_place_of_a_file: "version = 1\n[metrics]\ntoken = \"secret\"\ntoken_file = \"\"\n";
     metrics_on_a_host_name: "version = 1\n[metrics]\nlisten = \"localhost:9477\"\n";
     cores_as_a_range: "version = 1\n[workers]\ncores = \"2-5\"\n";
     cores_wrong_in_three_ways: "version = 1\n[workers]\ncores = [\n    2,\n    -1,\n    2,\n    \"4\",\n]\n";

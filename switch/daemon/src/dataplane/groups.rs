@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config::limits::CONNECTIONS_DEFAULT;
 use crosspoint_config::{Config, Group, OnChange, Port as PortConfig, PortKind, Set};
-use crosspoint_engine::groups::{Connections, GroupPolicy, RuleTable, Timeouts, Zone};
+use crosspoint_engine::groups::{
+    Connections, GENERATIONS_MAX, GroupPolicy, RuleTable, Timeouts, Zone,
+};
 use crosspoint_model::status::{ConnectionsStatus, PortConnections};
 use crosspoint_packet::IpNet;
 
@@ -33,6 +35,7 @@ struct Compiled {
     table: Arc<RuleTable>,
 }
 
+type SetAndAddresses = (Set, Arc<[IpNet]>);
 /// A group, and the text of a rule of it.
 type RuleName = (String, String);
 
@@ -79,15 +82,17 @@ impl Installed {
 /// The running groups.
 #[derive(Default)]
 pub(super) struct Groups {
-    groups: Vec<Group>,
-    sets: Vec<(Set, Arc<[IpNet]>)>,
+    groups: Arc<[Group]>,
+    sets: Arc<[SetAndAddresses]>,
     /// By the port's name. A port that is closed and opened again finds its groups and its connections.
     ports: BTreeMap<String, Installed>,
     /// The zones in use, by their numbers.
     zones: Arc<HashMap<u32, Arc<Zone>>>,
     zones_made: u32,
     /// Hits of rules in compiled lists that are not in use any more.
-    hits_before: HashMap<RuleName, u64>,
+    hits_before: Arc<HashMap<RuleName, u64>>,
+    /// How often rules have changed since the generations of all connections were looked at.
+    changes: u32,
     connections: Option<Arc<Connections>>,
     /// The most connections of the table.
     connections_max: usize,
@@ -167,6 +172,18 @@ impl Groups {
         }
     }
 
+    /// Call it before rules change. Generations have 8 bits, and sweeps may take longer than as many changes.
+    fn note_change(&mut self) {
+        self.changes += 1;
+        if self.changes < GENERATIONS_MAX {
+            return;
+        }
+        self.changes = 0;
+        if let Some(table) = &self.connections {
+            table.age_generations(|id| self.zones.get(&id).map(|zone| &**zone));
+        }
+    }
+
     /// Keeps the groups of the ports that `stays` names. The connections of others are removed by the next sweeps.
     fn retain(&mut self, stays: impl Fn(&str) -> bool) {
         self.ports.retain(|name, _| stays(name));
@@ -184,7 +201,8 @@ impl Groups {
                 let hits = list.table.hits(rule);
                 if hits > 0 {
                     let name = (resolved.group.clone(), resolved.rule.text());
-                    *self.hits_before.entry(name).or_default() += hits;
+                    let before = Arc::make_mut(&mut self.hits_before);
+                    *before.entry(name).or_default() += hits;
                 }
             }
         }
@@ -196,12 +214,12 @@ impl Groups {
             rules.map(|rule| (group.name.clone(), rule.text()))
         });
         let names: HashSet<RuleName> = names.collect();
-        self.hits_before.retain(|name, _| names.contains(name));
+        Arc::make_mut(&mut self.hits_before).retain(|name, _| names.contains(name));
     }
 }
 
 /// The sets of a configuration, with their addresses.
-fn sets(config: &Config) -> Vec<(Set, Arc<[IpNet]>)> {
+fn sets(config: &Config) -> Arc<[SetAndAddresses]> {
     let addresses = |set: &Set| match config.set_files.get(&set.name) {
         Some(file) if set.addresses.is_none() => file.clone(),
         _ => config.set_addresses(set).into(),
@@ -297,11 +315,12 @@ impl Dataplane {
         let started = Instant::now();
         let (lists, failed) = compile(config, &known, self.workers());
         tracing::debug!("security groups were compiled in {:?}", started.elapsed());
-        let (of_show, sets) = (config.groups.clone(), sets(config));
+        let (of_show, sets) = (config.groups.clone().into(), sets(config));
         let keeps = config.connections.on_change == OnChange::Keep;
         let mut state = self.lock();
         let groups = &mut state.groups;
         (groups.groups, groups.sets) = (of_show, sets);
+        groups.note_change();
         for (port, list) in config.ports.iter().zip(lists) {
             let names = port.groups();
             let has_former = groups.ports.contains_key(&port.name);

@@ -97,7 +97,7 @@ families! {
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
     LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Log lines that were lost, because the reader of the log did not keep up.";
     CONNECTIONS = GAUGE "crosspoint_connections" PORT, "Connections that are tracked for the port, which has security groups.";
-    CONNECTIONS_HALF_OPEN = GAUGE "crosspoint_connections_half_open" PORT, "TCP connections among them that are not established yet; a tenth of connections_max is the most in each direction.";
+    CONNECTIONS_HALF_OPEN = GAUGE "crosspoint_connections_half_open" PORT, "TCP connections among them that are not established yet; a tenth of connections_max, at least 64, is the most in each direction.";
     CONNECTIONS_MAX = GAUGE "crosspoint_connections_max" PORT, "The most connections that the port may have: its connections_max.";
     CONNECTIONS_CREATED = COUNTER "crosspoint_connections_created_total" PORT, "Connections that have begun at the port.";
     CONNECTIONS_REFUSED = COUNTER "crosspoint_connections_refused_total" PORT, "Connections that were refused, because the port had as many as it may have, or the table was full.";

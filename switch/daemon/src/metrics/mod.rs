@@ -12,6 +12,7 @@
 //!
 //! Workers' counters are only read, once per scrape, and without a lock that a change of ports waits for.
 
+mod access;
 mod buckets;
 mod collector;
 mod counted;
@@ -19,10 +20,12 @@ mod families;
 mod queues;
 mod server;
 mod text;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use access::{Access, AccessError};
 pub use buckets::{BOUNDS_NS, BURST_BOUNDS, GAP_BOUNDS_NS};
 pub use families::Family;
 use prometheus::process_collector::ProcessCollector;

@@ -6,26 +6,32 @@
 //!
 //! Clients that hold connections, send half a request, or do not read their answers cannot delay a probe, not even one from
 //! their own address: where no place is free, the oldest connection without a request gives way to the new one (see
-//! [`Places`]).
+//! [`Places`]). That holds through the handshake of TLS too: it is part of the time without a request.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::api::health;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use miette::Diagnostic;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::Exposition;
+use super::{Access, AccessError, Exposition};
 use crate::api::Source;
 use crate::api::places::{Closed, Limits, Phase, Place, Places};
 use crate::api::thread::{ServerThread, serve};
@@ -38,11 +44,15 @@ const CLIENTS_OF_PEER_MAX: usize = 64;
 const TEXTS_MAX: usize = 16;
 /// Of those, one address's.
 const TEXTS_OF_PEER_MAX: usize = 4;
+/// The most signatures of TLS that are made at the same time; one for each address.
+const SIGNATURES_MAX: usize = 4;
 /// How long a connection may take for its answer while others wait for its place or its text. Where none waits, it has
 /// [`CONNECTION_TIME_MAX`].
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
+/// The longest that a client may take for the handshake of TLS.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest that a client may take to send its request's header.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest that a connection lasts. Prometheus gives up after 10 s by default.
@@ -60,6 +70,7 @@ pub(super) static CLOSED: Closed = Closed::new();
 pub struct MetricsServer {
     _thread: ServerThread,
     local_addr: SocketAddr,
+    access: Arc<Mutex<Access>>,
 }
 
 /// Why metrics cannot be served.
@@ -87,6 +98,10 @@ pub enum MetricsError {
         #[source]
         cause: io::Error,
     },
+    /// The files that say who may read the metrics are wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Access(#[from] AccessError),
     /// The thread cannot be started.
     #[error("cannot start the metrics thread: {0}")]
     #[diagnostic(help("the host is short of memory or threads; see `ulimit -u`"))]
@@ -99,7 +114,11 @@ pub enum MetricsError {
 
 impl MetricsServer {
     /// Listens on `addr`; port 0 takes any free port.
-    pub fn start(addr: SocketAddr, source: Arc<dyn Source>) -> Result<MetricsServer, MetricsError> {
+    pub fn start(
+        addr: SocketAddr,
+        access: Access,
+        source: Arc<dyn Source>,
+    ) -> Result<MetricsServer, MetricsError> {
         let exposition = Exposition::new(Arc::clone(&source))?;
         let listen = |cause: io::Error| match cause.kind() {
             io::ErrorKind::AddrInUse => MetricsError::Busy { addr },
@@ -110,6 +129,8 @@ impl MetricsServer {
         // It listens already, with a shorter queue; this sets the longer one.
         rustix::net::listen(&listener, BACKLOG).map_err(|errno| listen(errno.into()))?;
         let local_addr = listener.local_addr().map_err(listen)?;
+        let access = Arc::new(Mutex::new(access));
+        let current = Arc::clone(&access);
         let serving = move || async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let accept = async || listener.accept().await;
@@ -125,9 +146,13 @@ impl MetricsServer {
                 source,
                 exposition,
                 texts: Places::new(TEXTS, &CLOSED),
+                handshakes: Places::new(HANDSHAKES, &CLOSED),
             };
             serve("metrics", accept, admit, |(client, _), place| {
-                converse(client, place, served.clone())
+                let access = locked(&current).clone();
+                let all = greet(client, place, served.clone(), access);
+                // The client notices that it was too slow; nobody else is concerned.
+                async move { drop(timeout(CONNECTION_TIME_MAX, all).await) }
             })
             .await
         };
@@ -135,7 +160,13 @@ impl MetricsServer {
         Ok(MetricsServer {
             _thread: thread,
             local_addr,
+            access,
         })
+    }
+
+    /// Serves new connections with `access` from now on.
+    pub fn set_access(&self, access: Access) {
+        *locked(&self.access) = access;
     }
 
     /// The address that it listens on.
@@ -170,6 +201,16 @@ const TEXTS: Limits = Limits {
     working: None,
 };
 
+/// A signature cannot be stopped either, and is soon made.
+const HANDSHAKES: Limits = Limits {
+    total_max: SIGNATURES_MAX,
+    peer_max: 1,
+    idle: None,
+    waiting: None,
+    sending: None,
+    working: None,
+};
+
 /// The key that tells clients apart. A host has one IPv4 address, but any number of addresses of an IPv6 /64 network.
 fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -187,20 +228,64 @@ struct Served {
     source: Arc<dyn Source>,
     exposition: Exposition,
     texts: Arc<Places<IpAddr>>,
+    handshakes: Arc<Places<IpAddr>>,
 }
 
 /// The right to hold one of the texts. The connection that sends it and the thread that renders it share it.
 type TextPlace = Arc<Place<IpAddr>>;
 
+fn locked(access: &Mutex<Access>) -> std::sync::MutexGuard<'_, Access> {
+    access.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves one connection, after the handshake if there is TLS.
+async fn greet(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served, access: Access) {
+    let Some(tls) = access.tls.clone() else {
+        return converse(client, &place, &served, &access).await;
+    };
+    let handshake = shake_hands(client, tls, &place, &served.handshakes);
+    match timeout(HANDSHAKE_TIME_MAX, handshake).await {
+        Ok(Ok(client)) => converse(client, &place, &served, &access).await,
+        // Anybody can cause it at any rate, so it is not for the usual log.
+        Ok(Err(why)) => tracing::debug!("a client of the metrics fails in TLS: {why}"),
+        Err(_) => {}
+    }
+}
+
+/// The handshake of TLS. The server's signature takes milliseconds, and clients can ask for any number: so it is made on
+/// another thread, for each peer in turn, and connections are accepted and given up meanwhile.
+async fn shake_hands(
+    client: TcpStream,
+    tls: Arc<ServerConfig>,
+    place: &Place<IpAddr>,
+    handshakes: &Arc<Places<IpAddr>>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), client).await?;
+    let turn = handshakes
+        .take(place.peer(), Phase::Working, place.closing())
+        .await;
+    let sign = move || {
+        let _turn = turn;
+        hello.into_stream(tls)
+    };
+    let signed = tokio::task::spawn_blocking(sign).await;
+    signed.map_err(io::Error::other)?.await
+}
+
 /// Serves one connection, which has one request.
-async fn converse(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served) {
+async fn converse(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    place: &Place<IpAddr>,
+    served: &Served,
+    access: &Access,
+) {
     // Held until the client has its text, or the connection ends.
     let text = OnceLock::new();
     let service = service_fn(|request| {
-        let (served, place, text) = (&served, &*place, &text);
+        let text = &text;
         async move {
             place.enter(Phase::Working);
-            let answer = answer(&request, served, place, text).await;
+            let answer = answer(&request, served, access, place, text).await;
             place.enter(Phase::Sending);
             Ok::<_, Infallible>(answer)
         }
@@ -211,13 +296,14 @@ async fn converse(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served) 
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(client), service);
-    // Both errors, the client's and the timeout, concern only the client, which notices them.
-    let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+    // The error is the client's, which notices it.
+    let _ = connection.await;
 }
 
 async fn answer(
     request: &Request<Incoming>,
     served: &Served,
+    access: &Access,
     place: &Place<IpAddr>,
     text_place: &OnceLock<TextPlace>,
 ) -> Response<Full<Bytes>> {
@@ -232,14 +318,22 @@ async fn answer(
         response.headers_mut().insert(ALLOW, allowed);
         return response;
     }
+    let is_known = access.admits(request.headers());
     match path {
         "/healthz" => {
             let health = health::look(&*served.source).await;
-            probe(health.live, health.live_text())
+            probe(health.live, health.live_text(), is_known)
         }
         "/readyz" => {
             let health = health::look(&*served.source).await;
-            probe(health.ready, health.ready_text())
+            probe(health.ready, health.ready_text(), is_known)
+        }
+        _ if !is_known => {
+            let wants = "this needs a token, as in `Authorization: Bearer TOKEN`\n";
+            let mut response = text(StatusCode::UNAUTHORIZED, wants);
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            response
         }
         _ => {
             place.enter(Phase::Waiting);
@@ -256,7 +350,12 @@ async fn answer(
     }
 }
 
-fn probe(well: bool, words: String) -> Response<Full<Bytes>> {
+/// The answer of a probe. Probes of orchestrators have no token; the reasons, which name ports, are for those with it.
+fn probe(well: bool, mut words: String, is_known: bool) -> Response<Full<Bytes>> {
+    if !is_known {
+        words.truncate(words.find([':', '\n']).unwrap_or(words.len()));
+        words.push('\n');
+    }
     let status = match well {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,

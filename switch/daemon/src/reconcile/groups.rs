@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
 use crosspoint_config::plan::Plan;
-use crosspoint_config::{Config, KeepError, parse_address, prefix_text, write_set};
+use crosspoint_config::{Config, KeepError, PreparedSet, parse_address, prefix_text, prepare_set};
 use crosspoint_model::plan::{Failure, KeepAnswer, KeptPort, NotKept};
 use crosspoint_model::request::{
     CONNECTIONS_SHOWN, ChangeError, ConnectionsWanted, SetAnswer, SetChange,
@@ -144,7 +144,8 @@ impl Changing {
             let change: Vec<IpNet> = change.iter().copied().collect();
             let set = self.config.sets.iter().find(|set| set.name == name);
             if let (Some(set), false) = (set, change.is_empty()) {
-                path = write_set(main, &self.config, set, &change, is_added)?;
+                let prepared = prepare_set(main, &self.config, set, &change, is_added)?;
+                path = prepared.commit()?;
                 self.note_kept_addresses(name, &change, is_added);
             }
         }
@@ -181,31 +182,54 @@ impl Running {
         let Some(set) = wanted.sets.iter().find(|set| set.name == change.set) else {
             return Ok(SetAnswer::default());
         };
-        if change.keep {
-            let main = self.main_file()?;
-            let path = write_set(main, &changing.config, set, &addresses, is_added)?;
-            tracing::info!("set {} written to {}", change.set, path.display());
-        }
+        // Before the switch changes, so that a file that cannot be written changes nothing.
+        let prepared = match change.keep {
+            true => {
+                let main = self.main_file()?;
+                let running = &changing.config;
+                Some(prepare_set(main, running, set, &addresses, is_added)?)
+            }
+            false => None,
+        };
         let answer = SetAnswer {
             changed: count,
             addresses: wanted.set_addresses(set).len(),
         };
-        if change.keep {
+        if count > 0 {
+            self.apply_set(&mut changing, &wanted)?;
+        }
+        let kept = prepared.map(PreparedSet::commit).transpose();
+        if let Ok(Some(path)) = &kept {
+            tracing::info!("set {} written to {}", change.set, path.display());
             changing.note_kept_addresses(&change.set, &addresses, is_added);
         }
         let in_files = changing.addresses_in_files(&change.set);
         changing
             .sets_by_hand
             .note(&change.set, &addresses, is_added, &in_files);
-        let plan = Plan::between(&changing.config, &wanted);
-        let failed = self.apply(&mut changing, &wanted, &plan);
-        match failed.into_iter().next() {
-            None => Ok(answer),
-            Some(failure) => Err(ChangeError::new(
-                failure.error,
-                "the former rules are in use; take the change back, or join addresses to prefixes",
+        match kept {
+            Ok(_) => Ok(answer),
+            Err(why) => Err(ChangeError::new(
+                format!("the switch has changed, and the file has not: {why}"),
+                help_of(&why),
             )),
         }
+    }
+
+    /// Uses a set as it is in `wanted`. If its rules cannot be compiled, nothing changes.
+    fn apply_set(&self, changing: &mut Changing, wanted: &Config) -> Result<(), ChangeError> {
+        let before = changing.config.clone();
+        let plan = Plan::between(&before, wanted);
+        let failed = self.apply(changing, wanted, &plan);
+        let Some(failure) = failed.into_iter().next() else {
+            return Ok(());
+        };
+        // Those were in use, so they can be compiled.
+        changing.take_groups(&before, &self.dataplane);
+        Err(ChangeError::new(
+            failure.error,
+            "nothing was changed; join addresses to prefixes",
+        ))
     }
 
     /// The connections that a request asks for.

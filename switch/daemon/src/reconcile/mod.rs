@@ -38,6 +38,7 @@ use crate::service::{log, progress};
 use crate::start_error::StartError;
 use files::Differences;
 use ports::PortHandle;
+use settings::ReadAccess;
 
 /// How long a start waits for the rings of guests whose front ends are connected. The start does not wait longer for a
 /// guest that has no driver yet.
@@ -95,6 +96,8 @@ struct Changing {
     watch: Option<Watched>,
     ports: BTreeMap<String, PortHandle>,
     metrics: Option<MetricsServer>,
+    /// What the files of `[metrics]` said when they were last read.
+    access: ReadAccess,
 }
 
 /// Name of the metrics server when it is missing.
@@ -145,6 +148,7 @@ impl Running {
                 watch: None,
                 ports: BTreeMap::new(),
                 metrics: None,
+                access: ReadAccess::default(),
             }),
         })
     }
@@ -185,7 +189,8 @@ impl Running {
         }
         changing.note_files(&wanted.ports);
         // Last, so that the metrics contain every port.
-        let served = settings::serve_if_missing(&mut changing, self.source()?);
+        changing.access = ReadAccess::of(&changing.config.metrics);
+        let served = settings::serve_if_missing(&mut changing, &self.source()?);
         self.note_missing(METRICS, served.err());
         self.retry_sflow(&changing);
         Self::wait_for_those_there(&self.dataplane, &changing);
@@ -210,11 +215,21 @@ impl Running {
 
     /// Tries to serve the metrics, and to export samples, if they are missing, unless the switch is being changed. Does not wait.
     pub fn retry_missing(&self) {
+        let missing = match self.changing.try_lock() {
+            Ok(changing) if changing.metrics.is_none() => changing.config.metrics.clone(),
+            Ok(changing) => return self.retry_sflow(&changing),
+            Err(_) => return,
+        };
+        let access = ReadAccess::of(&missing);
         let (Ok(mut changing), Ok(source)) = (self.changing.try_lock(), self.source()) else {
             return;
         };
-        let served = settings::serve_if_missing(&mut changing, source);
-        self.note_missing(METRICS, served.err());
+        // Otherwise the files are others, and read at the next call.
+        if changing.config.metrics == missing {
+            changing.access = access;
+            let served = settings::serve_if_missing(&mut changing, &source);
+            self.note_missing(METRICS, served.err());
+        }
         self.retry_sflow(&changing);
     }
 

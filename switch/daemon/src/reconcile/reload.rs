@@ -12,6 +12,7 @@ use crosspoint_model::plan::{Failure, PlanAnswer};
 use crosspoint_model::status::ConfigStatus;
 
 use super::files::lines_of;
+use super::settings::{self, ReadAccess};
 use super::{Changing, Running};
 use crate::dataplane::seconds_since_1970;
 use crate::service::notify;
@@ -65,9 +66,16 @@ impl Running {
         notify::reloading();
         // Without the lock: a file system may be slow.
         let done = self.read_strictly(path).and_then(|loaded| {
+            let access = ReadAccess::of(&loaded.config.metrics);
             let mut changing = self.lock();
             let wanted = changing.with_those_by_hand(loaded.config.clone())?;
-            Ok(self.become_what_is(wanted, &mut changing, loaded))
+            changing.access = access;
+            let mut done = self.become_what_is(wanted, &mut changing, loaded);
+            let settings = done.plan.settings.iter();
+            if !settings.map(|it| it.diff.key).any(settings::is_of_metrics) {
+                done.failed.extend(settings::serve_as_read(&changing));
+            }
+            Ok(done)
         });
         self.note_outcome(&done);
         notify::ready(&self.dataplane.health().summary());

@@ -3,43 +3,119 @@
 use std::sync::Arc;
 
 use crosspoint_config::plan::{SettingDiff, When};
-use crosspoint_config::{Balance, Config, Connections};
+use crosspoint_config::{Balance, Config, Connections, Metrics};
+use crosspoint_model::plan::Failure;
 use miette::Diagnostic;
 
 use super::{Changing, Running};
 use crate::api::Source;
-use crate::metrics::{MetricsError, MetricsServer};
+use crate::metrics::{Access, AccessError, MetricsError, MetricsServer};
+
+/// What the files of `[metrics]` say, read without the lock on what is being changed, since a file system may be slow.
+pub(super) struct ReadAccess {
+    /// The settings that name them.
+    of: Metrics,
+    read: Result<Access, AccessError>,
+}
+
+impl Default for ReadAccess {
+    fn default() -> ReadAccess {
+        ReadAccess {
+            of: Metrics::default(),
+            read: Ok(Access::default()),
+        }
+    }
+}
+
+impl ReadAccess {
+    pub(super) fn of(metrics: &Metrics) -> ReadAccess {
+        ReadAccess {
+            of: metrics.clone(),
+            read: Access::read(metrics),
+        }
+    }
+
+    /// What they say for these settings: they are read now if they are not those of before.
+    fn for_settings(&self, metrics: &Metrics) -> Result<Access, AccessError> {
+        match self.of == *metrics {
+            true => self.read.clone(),
+            false => Access::read(metrics),
+        }
+    }
+}
 
 /// Serves the metrics, if the configuration asks for that.
-pub(super) fn serve(
-    config: &Config,
-    source: Arc<dyn Source>,
+fn serve(
+    metrics: &Metrics,
+    access: &ReadAccess,
+    source: &Arc<dyn Source>,
 ) -> Result<Option<MetricsServer>, MetricsError> {
-    let listen = config.metrics.listen;
-    listen
-        .map(|address| MetricsServer::start(address, source))
-        .transpose()
+    let Some(address) = metrics.listen else {
+        return Ok(None);
+    };
+    let access = access.for_settings(metrics)?;
+    let server = MetricsServer::start(address, access.clone(), Arc::clone(source))?;
+    tracing::info!("metrics are served on {}", server.local_addr());
+    say_warnings(&access);
+    Ok(Some(server))
+}
+
+fn say_warnings(access: &Access) {
+    for line in access.warnings() {
+        tracing::warn!("{line}");
+    }
 }
 
 /// Serves the metrics if they are configured and not served yet: at the start, and periodically after that. An address
-/// may appear later, or another program may release it; no guest's network waits for that. `Err` has the missing part
-/// and the reason, as text.
+/// may appear later, or another program may release it, or a file be written; no guest's network waits for that. `Err`
+/// has the missing part and the reason, as text.
 pub(super) fn serve_if_missing(
     changing: &mut Changing,
-    source: Arc<dyn Source>,
+    source: &Arc<dyn Source>,
 ) -> Result<(), String> {
     if changing.metrics.is_some() {
         return Ok(());
     }
-    let served = serve(&changing.config, source).map_err(|why| {
+    let served = serve(&changing.config.metrics, &changing.access, source).map_err(|why| {
         let help = why.help().map_or(String::new(), |help| format!("; {help}"));
         format!("{why}; trying again every few seconds{help}")
     })?;
-    if let Some(server) = &served {
-        tracing::info!("metrics are served on {}", server.local_addr());
-    }
     changing.metrics = served;
     Ok(())
+}
+
+/// Serves the metrics as their files say now, after a reload. If one is wrong, as before.
+pub(super) fn serve_as_read(changing: &Changing) -> Option<Failure> {
+    let (metrics, access) = (&changing.config.metrics, &changing.access);
+    let server = changing.metrics.as_ref()?;
+    if !Access::has_files(metrics) || *metrics != access.of {
+        return None;
+    }
+    match &access.read {
+        Ok(access) => {
+            server.set_access(access.clone());
+            say_warnings(access);
+            None
+        }
+        Err(why) => {
+            let (what, error) = ("metrics".to_owned(), kept(why));
+            tracing::error!("{error}");
+            Some(Failure { what, error })
+        }
+    }
+}
+
+/// Why a file's contents are not used.
+fn kept(why: &dyn Diagnostic) -> String {
+    let help = why
+        .help()
+        .map_or(String::new(), |help| format!(" ({help})"));
+    format!("{why}{help}; the metrics are served as before")
+}
+
+/// Whether it is a key of `[metrics]`.
+pub(super) fn is_of_metrics(key: &str) -> bool {
+    key.starts_with("metrics.")
 }
 
 /// Changes one setting to its value in `wanted`, or records that it has to wait. Returns how it was applied, or the
@@ -71,10 +147,10 @@ pub(super) fn apply(
             let interval = wanted.workers.balance_interval;
             running.dataplane.set_balance(auto, interval);
         }
-        "metrics.listen" => {
+        // Together: an address that others can reach may come with a token.
+        key if is_of_metrics(key) => {
             let source = running.source().map_err(|why| why.to_string())?;
-            serve_elsewhere(changing, wanted, &source).map_err(|why| why.to_string())?;
-            changing.config.metrics.listen = wanted.metrics.listen;
+            serve_otherwise(changing, &wanted.metrics, &source)?;
         }
         key if key.starts_with("multicast.") => {
             config.multicast = wanted.multicast;
@@ -100,18 +176,43 @@ pub(super) fn apply(
     Ok("changed")
 }
 
+/// Serves the metrics as wanted; if that fails, as before.
+fn serve_otherwise(
+    changing: &mut Changing,
+    wanted: &Metrics,
+    source: &Arc<dyn Source>,
+) -> Result<(), String> {
+    let running = &changing.config.metrics;
+    if running == wanted {
+        return Ok(());
+    }
+    let known = changing
+        .access
+        .for_settings(wanted)
+        .map_err(|why| kept(&why))?;
+    match &changing.metrics {
+        Some(server) if running.listen == wanted.listen => {
+            server.set_access(known.clone());
+            say_warnings(&known);
+        }
+        _ => serve_elsewhere(changing, wanted, source).map_err(|why| why.to_string())?,
+    }
+    changing.config.metrics = wanted.clone();
+    Ok(())
+}
+
 /// Serves the metrics at the new address; if that fails, at the old one as before.
 fn serve_elsewhere(
     changing: &mut Changing,
-    wanted: &Config,
+    wanted: &Metrics,
     source: &Arc<dyn Source>,
 ) -> Result<(), MetricsError> {
     // The new server first, so that the old address answers until there is another.
-    let mut server = serve(wanted, source.clone());
+    let mut server = serve(wanted, &changing.access, source);
     if server.is_err() && changing.metrics.is_some() {
         // The old server may be in its way, since one of the two may listen on all addresses of the host.
         drop(changing.metrics.take());
-        server = serve(wanted, source.clone());
+        server = serve(wanted, &changing.access, source);
     }
     match server {
         Ok(server) => {
@@ -120,7 +221,8 @@ fn serve_elsewhere(
         }
         Err(why) => {
             if changing.metrics.is_none() {
-                changing.metrics = serve(&changing.config, source.clone()).ok().flatten();
+                let before = serve(&changing.config.metrics, &changing.access, source);
+                changing.metrics = before.ok().flatten();
             }
             Err(why)
         }

@@ -51,8 +51,8 @@ pub(super) struct Place {
 /// A connection that was found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
-    slot: u32,
-    state: State,
+    pub(super) slot: u32,
+    pub(super) state: State,
     pub(super) entry: Entry,
 }
 
@@ -394,21 +394,13 @@ impl Connections {
                 }
                 continue;
             };
-            // Generations wrap: an old one must not come to be the present one again.
-            let (now, before) = (zone.generation(), zone.generation().wrapping_sub(1));
-            if entry.generation != now && entry.generation != before {
-                let found = Found { slot, state, entry };
-                self.change(&found, |entry| Entry {
-                    generation: before,
-                    ..entry
-                });
-            }
+            self.age_generation(slot, state, zone);
         }
         swept
     }
 
     /// The connection of a slot, if there is one.
-    fn live_at(&self, slot: u32) -> Option<(State, Key)> {
+    pub(super) fn live_at(&self, slot: u32) -> Option<(State, Key)> {
         let word = self.state_at(slot)?;
         let state = State(word.load(Ordering::Acquire));
         if state.slot() != Slot::Live {

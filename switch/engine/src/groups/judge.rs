@@ -317,30 +317,37 @@ impl Judge<'_> {
         }
     }
 
-    /// Asks the rules about a packet that belongs to no connection.
+    /// Asks the rules about a packet that belongs to no connection, and counts what one of them allows.
     fn ask(&self, flow: &Flow) -> Result<Passed, DropReason> {
+        let (rule, passed) = self.ask_uncounted(flow)?;
+        self.policy.rules.count(rule, self.worker);
+        Ok(passed)
+    }
+
+    /// The same for a packet that may be refused for another reason. Returns the rule to be counted if it is not.
+    fn ask_uncounted(&self, flow: &Flow) -> Result<(usize, Passed), DropReason> {
         let rules = &self.policy.rules;
         let rule = rules
             .allows(&self.question(flow))
             .ok_or_else(|| self.denied())?;
-        rules.count(rule, self.worker);
         Ok(match rules.is_stateful(rule) {
-            true => Passed::InConnection,
-            false => Passed::Stateless(rule),
+            true => (rule, Passed::InConnection),
+            false => (rule, Passed::Stateless(rule)),
         })
     }
 
     /// A packet that belongs to no connection.
     #[inline(never)]
     fn begin(&self, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
-        let passed = self.ask(flow)?;
+        let (rule, passed) = self.ask_uncounted(flow)?;
         let phase = Phase::first(flow.protocol, flow.flags);
+        let (rules, zone) = (&self.policy.rules, &self.policy.zone);
         // A reset of a connection that is not known begins none.
         let is_stateful = passed == Passed::InConnection;
         if !is_stateful || !flow.begins || phase == Phase::Closed {
+            rules.count(rule, self.worker);
             return Ok(passed);
         }
-        let zone = &self.policy.zone;
         let entry = self.new_entry(phase, address);
         if !zone.reserve(&entry) {
             return Err(self.over_limit());
@@ -352,6 +359,7 @@ impl Judge<'_> {
             zone.note_gone(&entry);
             return Err(self.over_limit());
         }
+        rules.count(rule, self.worker);
         zone.note_created();
         Ok(passed)
     }
@@ -360,14 +368,16 @@ impl Judge<'_> {
     #[cold]
     #[inline(never)]
     fn begin_again(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
-        let zone = &self.policy.zone;
-        if self.ask(flow)? != Passed::InConnection {
-            return Ok(());
-        }
+        let (rules, zone) = (&self.policy.rules, &self.policy.zone);
+        let (rule, passed) = self.ask_uncounted(flow)?;
         let new = self.new_entry(Phase::SynSent, address);
         // For the time of the change it counts twice.
-        if !zone.reserve(&new) {
+        if passed == Passed::InConnection && !zone.reserve(&new) {
             return Err(self.over_limit());
+        }
+        rules.count(rule, self.worker);
+        if passed != Passed::InConnection {
+            return Ok(());
         }
         let changed = self.connections.change(found, |now| match now.phase {
             Phase::Closed | Phase::Revoked => new,

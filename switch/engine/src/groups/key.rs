@@ -35,12 +35,13 @@ impl Key {
         is_from_low
     }
 
-    /// The key of the fragments of a datagram, whose number takes the place of the ports.
-    pub(super) fn of_fragments(ends: &Ends, at: At) -> Key {
+    /// The key of the fragments of a datagram, whose number takes the place of the ports. IPv4 numbers the datagrams of each
+    /// protocol by themselves (RFC 791, 3.2), IPv6 those of all (RFC 8200, 4.5), and `protocol` is 0.
+    pub(super) fn of_fragments(ends: &Ends, protocol: u8, at: At) -> Key {
         let source = (ends.source, ends.source_port);
         let destination = (ends.destination, ends.destination_port);
         let mut key = Key::default();
-        key.put(source, destination, 0, at);
+        key.put(source, destination, protocol, at);
         key.words[4] |= IS_FRAGMENTS;
         key
     }
@@ -118,9 +119,11 @@ pub(super) mod tests {
             of(&ends, 6, (0, 9)).0,
             of(&ends, 17, (0, 8)).0,
             of(&ends, 17, (1, 9)).0,
-            Key::of_fragments(&ends, (0, 9)),
+            Key::of_fragments(&ends, 17, (0, 9)),
         ] {
             assert_ne!(key, other);
         }
+        let of_protocol = |protocol| Key::of_fragments(&ends, protocol, (0, 9));
+        assert_ne!(of_protocol(6), of_protocol(17));
     }
 }

@@ -12,6 +12,7 @@
 pub mod connections;
 #[cfg(not(loom))]
 mod exempt;
+mod generations;
 mod key;
 mod numbers;
 mod ranges;
@@ -30,6 +31,7 @@ pub(crate) mod stage;
 use std::sync::Arc;
 
 pub use connections::{Connection, Connections, Swept};
+pub use generations::GENERATIONS_MAX;
 #[cfg(not(loom))]
 pub use judge::Judgement;
 pub use rules::{Direction, Rule, RuleTable, TooComplex};

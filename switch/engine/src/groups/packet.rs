@@ -86,6 +86,8 @@ pub(super) struct Fragments {
     source: u128,
     destination: u128,
     id: u32,
+    /// Of IPv4; 0 of IPv6.
+    protocol: u8,
     vlan: u16,
 }
 
@@ -97,7 +99,7 @@ impl Fragments {
             source_port: (self.id >> 16) as u16,
             destination_port: self.id as u16,
         };
-        Key::of_fragments(&ends, (self.vlan, zone))
+        Key::of_fragments(&ends, self.protocol, (self.vlan, zone))
     }
 }
 
@@ -300,8 +302,12 @@ impl<'b> Reading<'b> {
     /// The datagram that a fragment belongs to.
     fn fragments(&self, ends: (u128, u128)) -> Option<Fragments> {
         let (headers, bytes) = (&self.headers, self.bytes);
+        let mut protocol = 0;
         let id = match headers.ip_version {
-            4 => be16(bytes, headers.network + 4)?.into(),
+            4 => {
+                [protocol] = bytes_at(bytes, headers.network + 9)?;
+                be16(bytes, headers.network + 4)?.into()
+            }
             // The fragment header is the last one before layer 4, unless others follow it: then nothing tells where it is.
             _ => {
                 let at = headers.offset.checked_sub(8)?;
@@ -315,6 +321,7 @@ impl<'b> Reading<'b> {
             source: ends.0,
             destination: ends.1,
             id,
+            protocol,
             vlan: self.vlan,
         })
     }

@@ -162,7 +162,7 @@ pub struct Rig {
     pub single: Single,
     pub zones: [Arc<Zone>; 2],
     pub connections: Arc<Connections>,
-    tables: [Arc<RuleTable>; 2],
+    pub tables: [Arc<RuleTable>; 2],
 }
 
 impl Rig {

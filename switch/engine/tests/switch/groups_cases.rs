@@ -255,6 +255,12 @@ fn later_fragments_follow_the_first() {
     assert!(rig.send(UPLINK, &to_guest(7, 8, &[1; 64])).is_empty());
     assert_eq!(rig.send(UPLINK, &to_guest(7, more, &segment)), [GUEST]);
     assert_eq!(rig.send(UPLINK, &to_guest(7, 8, &[1; 64])), [GUEST]);
+    // The datagrams of another protocol have numbers of their own (RFC 791, 3.2).
+    let of_udp = v4(FAR, A, UDP, 7, 8, &[1; 64]);
+    assert!(
+        rig.send(UPLINK, &ethernet(GUEST, UPLINK, V4, &of_udp))
+            .is_empty()
+    );
     // Another datagram; a first fragment that is not allowed; one without all ports (RFC 1858, 3).
     assert!(rig.send(UPLINK, &to_guest(8, 8, &[1; 64])).is_empty());
     let mut denied = segment.clone();
@@ -265,7 +271,7 @@ fn later_fragments_follow_the_first() {
         rig.send(UPLINK, &to_guest(10, more, &segment[..4]))
             .is_empty()
     );
-    assert_eq!(rig.drops(GUEST)[&DropReason::FragmentUnknownIn], 3);
+    assert_eq!(rig.drops(GUEST)[&DropReason::FragmentUnknownIn], 4);
 
     let from_guest = |id: u32, place: u16, payload: &[u8]| {
         let header = [
@@ -302,6 +308,11 @@ fn a_guest_over_its_quota_loses_only_its_own_new_connections() {
     assert_eq!(passed, 900);
     assert_eq!(rig.zones[0].connections(), 1000);
     assert_eq!(rig.zones[0].refused_total(), 200 + 1100);
+    assert_eq!(
+        rig.tables[0].hits(0),
+        1000,
+        "what the quota refuses is no hit"
+    );
     // What times out makes room: TCP that is half-open after 30 s, UDP of one side after 30 s.
     let zones = rig.zones.clone();
     let zone = |id: u32| {

@@ -1,15 +1,16 @@
 //! Groups, rules, sets and connections, for `show`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crosspoint_config::{Group, Peer, prefix_text, protocol_text};
-use crosspoint_engine::groups::{Connection, Direction};
+use crosspoint_engine::groups::{Connection, Direction, Zone};
 use crosspoint_model::rows::{
     ConnectionRow, ConnectionTable, GroupRow, GroupTables, RuleRow, SetRow,
 };
 use crosspoint_packet::IpNet;
 
-use super::{Dataplane, Groups};
+use super::{Compiled, Dataplane, Groups, RuleName, SetAndAddresses};
 
 /// Which connections to show.
 #[derive(Clone, Debug, Default)]
@@ -25,16 +26,13 @@ pub struct ConnectionFilter {
 impl Dataplane {
     /// Security groups, their rules, and sets.
     pub fn group_tables(&self) -> GroupTables {
-        let state = self.lock();
-        let groups = &state.groups;
+        // Sets may have a million addresses, so their texts are made without the port table's lock.
+        let shown = self.lock().groups.shown();
+        let groups = shown.groups.iter();
         GroupTables {
-            groups: groups.groups.iter().map(|one| groups.row(one)).collect(),
-            rules: groups
-                .groups
-                .iter()
-                .flat_map(|one| groups.rule_rows(one))
-                .collect(),
-            sets: groups.set_rows(),
+            groups: groups.clone().map(|one| shown.row(one)).collect(),
+            rules: groups.flat_map(|one| shown.rule_rows(one)).collect(),
+            sets: shown.set_rows(),
         }
     }
 
@@ -99,28 +97,51 @@ fn row(port: &str, connection: &Connection) -> ConnectionRow {
     }
 }
 
+/// What the tables are made of: references, except for the ports' names.
+struct Shown {
+    groups: Arc<[Group]>,
+    sets: Arc<[SetAndAddresses]>,
+    hits_before: Arc<HashMap<RuleName, u64>>,
+    lists: Vec<Arc<Compiled>>,
+    ports: Vec<(String, Arc<Compiled>, Arc<Zone>)>,
+}
+
 impl Groups {
+    fn shown(&self) -> Shown {
+        let ports = self.ports.iter();
+        let ports =
+            ports.map(|(name, of)| (name.clone(), Arc::clone(&of.list), Arc::clone(&of.zone)));
+        Shown {
+            groups: Arc::clone(&self.groups),
+            sets: Arc::clone(&self.sets),
+            hits_before: Arc::clone(&self.hits_before),
+            lists: self.lists(),
+            ports: ports.collect(),
+        }
+    }
+}
+
+impl Shown {
     fn row(&self, group: &Group) -> GroupRow {
         let members = self.ports.iter();
-        let members = members.filter(|(_, installed)| installed.list.names.contains(&group.name));
+        let members = members.filter(|(_, list, _)| list.names.contains(&group.name));
         let mut row = GroupRow {
             name: group.name.clone(),
             stateful: group.stateful,
             rules: group.effective_rules().len(),
             ..GroupRow::default()
         };
-        for (name, installed) in members {
+        for (name, _, zone) in members {
             row.ports.push(name.clone());
-            row.connections += u64::from(installed.zone.connections());
+            row.connections += u64::from(zone.connections());
         }
         row
     }
 
     fn rule_rows(&self, group: &Group) -> Vec<RuleRow> {
-        let lists = self.lists();
         let rules = group.effective_rules().into_iter().enumerate();
         let row = |(number, rule): (usize, crosspoint_config::GroupRule)| {
-            let hits = lists.iter().map(|list| {
+            let hits = self.lists.iter().map(|list| {
                 // Equal rules of a group are told apart by their order.
                 let mut own = (0..).zip(&list.rules);
                 let own = own.by_ref().filter(|(_, one)| one.group == group.name);
