@@ -41,6 +41,7 @@ pub mod plan;
 mod ports;
 pub mod quantity;
 mod rules;
+mod sandbox;
 mod sections;
 mod sets;
 mod statics;
@@ -68,9 +69,11 @@ pub use group_values::{Peer, protocol_text};
 pub use keep::{FileChanges, KeepError, PreparedChanges, write_set};
 pub use key::Written;
 pub use lenient::Loaded;
+pub use sandbox::KeptCapability;
 pub use table::{
     Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, Mirror,
-    Multicast, Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Multicast, Offloads, Port, Sandbox, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers,
+    XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

@@ -1,6 +1,7 @@
 //! `[[set]]`: sets of addresses for rules of security groups. Reads their files, and checks and changes them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::addresses::{IP, PREFIX_PATTERN, parse_prefix, prefix_text};
 use super::check::{Checker, Place};
 use super::error::{Problem, SourceFile};
 use super::field::Span;
-use super::files;
+use super::files::{self, Unread};
 use super::limits::{SET_ADDRESSES_MAX, SET_FILE_BYTES_MAX, SETS_MAX};
 use super::lists::{self, Element, Placed, unique};
 use super::plan::{EntryDiff, KeyDiff};
@@ -101,7 +102,12 @@ fn read_file(checker: &mut Checker, path: &Path, place: Place) -> Option<Arc<[Ip
         Ok(text) => text,
         Err(unread) => {
             let message = unread.message_of(&name, SET_FILE_BYTES_MAX);
-            let help = "the file has an IP address or a prefix on each line, and comments after #";
+            let help = match &unread {
+                Unread::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    unread.help(false)
+                }
+                _ => "the file has an IP address or a prefix on each line, and comments after #",
+            };
             checker.problem_at(place, message, "this file", help);
             return None;
         }
