@@ -138,6 +138,8 @@ inside_systemd() {
   # It is shorter in this test.
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
   until_so "the status shows the ports" says "$up"
+  # With the unit's own restrictions. Landlock too, if the kernel has it.
+  logged | grep '^sandbox: capabilities, seccomp'
   until_so "the journal has the port's name as a field, and in the message" eval 'logged PORT=up0 | grep -q "^up0: up"'
   journalctl --unit crosspoint --output json --no-pager | python3 /run/fields.py
   if crosspoint reload --help > /dev/null 2>&1; then

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use crosspoint_daemon::service::sandbox::{HELPER_COMMAND, run_helper};
 use crosspoint_model::request::{Place, Request};
 
 use crate::completions::{self, Completions};
@@ -96,6 +97,9 @@ pub(crate) enum Command {
     Top(Top),
     Completions(Completions),
     Man(ManPages),
+    /// Enters network namespaces for the daemon, which starts this itself
+    #[command(name = HELPER_COMMAND, hide = true)]
+    NamespaceHelper,
 }
 
 /// The command line of this process. If it is wrong, or asks for help, this ends the process.
@@ -152,6 +156,10 @@ pub fn run() -> ExitCode {
         Command::Top(top) => top.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(&Cli::command()),
+        Command::NamespaceHelper => match run_helper() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crosspoint_config::{Config, ConfigError};
 use crosspoint_daemon::daemon::Daemon;
 use crosspoint_daemon::service::notify::Service;
-use crosspoint_daemon::service::{log, notify};
+use crosspoint_daemon::service::{log, notify, sandbox};
 use crosspoint_daemon::start_error::StartError;
 use miette::Diagnostic;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -40,7 +40,10 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return fail_config(&error),
     };
+    // Before any other thread starts, since threads begin with what their creator has left.
+    let sandbox = sandbox::enter(&loaded.config, path);
     let log_limit = log::start(&loaded.config.log);
+    sandbox.say();
     // Before anything is created that would have to be cleaned up.
     let signals = flag(&[SIGTERM, SIGINT]).and_then(|stop| Ok((stop, flag(&[SIGHUP])?)));
     let (stop, reload) = match signals {

@@ -48,6 +48,8 @@ mod port_security;
 mod rates;
 #[path = "e2e/reload.rs"]
 mod reload;
+#[path = "e2e/sandbox.rs"]
+mod sandbox;
 #[path = "e2e/service.rs"]
 mod service;
 #[path = "e2e/sflow.rs"]

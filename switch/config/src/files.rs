@@ -127,7 +127,7 @@ fn help(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "check the path; configs/reference.toml is a file to begin with",
         io::ErrorKind::PermissionDenied => {
-            "the switch's user must be allowed to read the file and enter its directory"
+            "the switch's user must be allowed to read the file and enter its directory; a running switch opens only folders that its configuration named at its start (`[sandbox]`): restart it"
         }
         _ => "check the path and the file system",
     }
@@ -351,7 +351,7 @@ fn folder_problem(folder: &Path, error: &io::Error) -> FolderProblem {
         ),
         io::ErrorKind::PermissionDenied => (
             "no permission",
-            "the switch's user must be allowed to list the folder and to read its files".to_owned(),
+            "the switch's user must be allowed to list the folder and to read its files; a running switch opens only folders that its configuration named at its start (`[sandbox]`): restart it".to_owned(),
         ),
         io::ErrorKind::TimedOut => (
             "no answer",

@@ -41,6 +41,7 @@ pub mod plan;
 mod ports;
 pub mod quantity;
 mod rules;
+mod sandbox;
 mod sections;
 mod set_cache;
 mod sets;
@@ -69,9 +70,11 @@ pub use group_values::{Peer, protocol_text};
 pub use keep::{FileChanges, KeepError, PreparedChanges, PreparedSet, prepare_set};
 pub use key::Written;
 pub use lenient::Loaded;
+pub use sandbox::KeptCapability;
 pub use table::{
     Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, MetricsTls,
-    Mirror, Multicast, Offloads, Port, Set, Sflow, Slo, StaticEntry, Switch, VhostPort, Workers,
+    Mirror, Multicast, Offloads, Port, Sandbox, Set, Sflow, Slo, StaticEntry, Switch, VhostPort,
+    Workers,
     XdpPort,
 };
 pub use texts::parse_mac;

@@ -56,6 +56,8 @@ pub const SFLOW_POLLING_MIN: Duration = Duration::from_secs(1);
 pub const SFLOW_POLLING_MAX: Duration = Duration::from_secs(3600);
 /// Default of `[control] socket`.
 pub const CONTROL_SOCKET_DEFAULT: &str = "/run/crosspoint/control.sock";
+/// Most folders of `[sandbox] paths`.
+pub const SANDBOX_PATHS_MAX: usize = 64;
 /// Maximum length of a socket path: `sun_path` has 108 bytes, including the final zero.
 pub const SOCKET_BYTES_MAX: usize = 107;
 

@@ -27,6 +27,7 @@ use super::mirrors;
 use super::ports::{KindKeys, PortList};
 use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
+use super::sandbox::{self, KeptCapability};
 use super::sets;
 use super::texts;
 use super::types::*;
@@ -54,6 +55,8 @@ keys! {
         control: Control = section::<Control>(), Whole;
         /// The log: its target, format and level.
         log: Log = section::<Log>(), Whole;
+        /// What the daemon gives up once it has read its configuration: capabilities, system calls, files.
+        sandbox: Sandbox = section::<Sandbox>(), Whole;
         /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
         ports_dir: Option<PathBuf> = texts::folder().optional(), AtOnce;
         /// Whether changes in the folder `ports_dir` take effect automatically.
@@ -215,6 +218,23 @@ keys! {
         format: LogFormat = word().or(LogFormat::Text), Restart;
         /// The least serious level that is logged. CROSSPOINT_LOG in the environment overrides it.
         level: LogLevel = word().or(LogLevel::Info), Restart;
+    }
+}
+
+keys! {
+    /// What the daemon gives up once it has read its configuration: capabilities, system calls, files. Changes take effect
+    /// after a restart.
+    pub struct Sandbox = "Sandbox", in "sandbox." {
+        /// Whether all capabilities but CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK are given up. Workers keep none.
+        capabilities: bool = flag().or(true), Restart;
+        /// Capabilities that are kept besides, if the daemon is started with them: "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER".
+        keep_capabilities: Vec<KeptCapability> = sandbox::kept().or(Vec::new()), Restart;
+        /// Whether threads may make only the system calls on their list (seccomp). Others fail, and are logged and counted.
+        seccomp: bool = flag().or(true), Restart;
+        /// Whether the daemon may open only files below the folders that it needs (Landlock), as far as the kernel can.
+        landlock: bool = flag().or(true), Restart;
+        /// Further folders that the daemon may read and write, for sockets and files that a reload names later. Absolute.
+        paths: Vec<PathBuf> = sandbox::paths().or(Vec::new()), Restart;
     }
 }
 

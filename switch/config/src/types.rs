@@ -11,8 +11,8 @@ use crosspoint_packet::IpNet;
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Multicast, Port, Set, Sflow,
-    StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Multicast, Port, Sandbox, Set,
+    Sflow, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub control: Control,
     /// The log: its target, format and level.
     pub log: Log,
+    /// What the daemon gives up.
+    pub sandbox: Sandbox,
     /// The folder with files of more ports: absolute, or relative to the working directory.
     pub ports_dir: Option<PathBuf>,
     /// Whether changes in that folder take effect automatically. Only with `ports_dir`.

@@ -109,6 +109,7 @@ impl Config {
             connections,
             control,
             log,
+            sandbox,
             ports_dir,
             watch_ports,
             ports: _,
@@ -133,6 +134,7 @@ impl Config {
         connections.write(&mut keys);
         control.write(&mut keys);
         log.write(&mut keys);
+        sandbox.write(&mut keys);
         keys
     }
 }

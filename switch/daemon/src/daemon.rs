@@ -15,6 +15,7 @@ use crate::dataplane::{BalanceOptions, Dataplane, DataplaneOptions};
 use crate::ports::nic;
 use crate::reconcile::Running;
 use crate::service::progress::Beat;
+use crate::service::sandbox;
 use crate::start_error::StartError;
 
 /// The running daemon. Dropping it stops everything in order: the control socket, then guest and NIC ports, then
@@ -103,6 +104,7 @@ impl Daemon {
     /// Periodic work. Call it about ten times a second.
     pub fn housekeep(&self) {
         self.beat.begin();
+        sandbox::log();
         self.running.dataplane.housekeep(self.started.elapsed());
         self.running.look_at_folder();
         self.retry_missing();

@@ -100,6 +100,8 @@ pub struct DaemonStatus {
     pub balance: String,
     /// How long loads are measured before a move is decided, milliseconds.
     pub balance_interval_ms: u64,
+    /// What the daemon has given up, such as "capabilities, seccomp, landlock (ABI 7)", or "off".
+    pub sandbox: String,
 }
 
 /// The daemon and the status, without the table of addresses, at one moment.

@@ -9,8 +9,9 @@ use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
 
-use crate::LinkError;
+use crate::namespace::generic_socket;
 use crate::request::Requests;
+use crate::{LinkError, Peer};
 
 const FAMILY: &str = "ethtool";
 /// The multicast group for changed settings.
@@ -144,8 +145,19 @@ pub struct Ethtool {
 impl Ethtool {
     /// Opens a socket in the thread's network namespace. The kernel must know ethtool netlink (Linux 5.6).
     pub fn open() -> Result<Ethtool, LinkError> {
+        Ethtool::with(Requests::open(NETLINK_GENERIC)?)
+    }
+
+    /// Opens a socket in the network namespace of a veth's peer. `None` if that is out of reach.
+    pub(crate) fn open_at(peer: Peer) -> Option<Result<Ethtool, LinkError>> {
+        match peer.namespace {
+            None => Some(Ethtool::open()),
+            Some(id) => generic_socket(id).map(|requests| Ethtool::with(requests?)),
+        }
+    }
+
+    fn with(mut requests: Requests) -> Result<Ethtool, LinkError> {
         let what = "asking for the ethtool family";
-        let mut requests = Requests::open(NETLINK_GENERIC)?;
         let attributes = family_attributes(&mut requests, what, FAMILY)?;
         let (mut family, mut monitor) = (None, None);
         for attribute in &attributes {

@@ -1,6 +1,7 @@
 //! Network interfaces: their state, their changes and their settings, by rtnetlink and ethtool netlink, with blocking
-//! calls; and the XDP program, attached. `unsafe` is confined to [`promiscuous`], for a socket option, and to [`rss`]: netlink
-//! has its function only since Linux 6.17, and older kernels need an ioctl.
+//! calls; and the XDP program, attached. `unsafe` is confined to [`promiscuous`], for a socket option, to [`rss`]: netlink has
+//! its function only since Linux 6.17, and older kernels need an ioctl; and to one line of [`request`], for a socket that
+//! another process has opened.
 //!
 //! All calls use the network namespace of the calling thread.
 //!
@@ -12,6 +13,7 @@ mod channels;
 mod ethtool;
 mod events;
 mod features;
+pub mod helper;
 mod host_use;
 mod interface;
 mod namespace;

@@ -1,4 +1,7 @@
-//! Runs code in the network namespace of a veth's peer.
+//! Netlink sockets in the network namespace of a veth's peer.
+//!
+//! Entering a namespace takes CAP_SYS_ADMIN, and finding it among those of processes takes CAP_SYS_PTRACE. A process that
+//! gives up both has a helper for it, another process: see [`helper`](crate::helper).
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -9,13 +12,25 @@ use std::thread;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_sys::protocols::NETLINK_GENERIC;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::Links;
+use crate::helper::{Ways, ways};
+use crate::request::Requests;
+use crate::{LinkError, Links};
 
-/// Runs `job` in the namespace with number `id` in ours, on a separate thread. `None` if no name and no visible process
-/// leads there, or entering it is not permitted.
-pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option<T> {
+/// A generic netlink socket in the namespace with number `id` in ours. `None` if no name and no visible process leads there, or
+/// entering it is not permitted.
+pub(crate) fn generic_socket(id: i32) -> Option<Result<Requests, LinkError>> {
+    match ways() {
+        Ways::Own => generic_socket_by_thread(id),
+        Ways::Helper(helper) => helper.ask(id).map(|socket| Ok(Requests::of(socket))),
+        Ways::None => None,
+    }
+}
+
+/// Opens it on a separate thread, which enters the namespace.
+pub(crate) fn generic_socket_by_thread(id: i32) -> Option<Result<Requests, LinkError>> {
     let mut links = Links::open().ok()?;
     let mut seen = HashSet::new();
     let namespace = candidates().find_map(|path| {
@@ -28,7 +43,7 @@ pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option
     })?;
     let inside = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
-        Some(job())
+        Some(Requests::open(NETLINK_GENERIC))
     };
     thread::scope(|scope| scope.spawn(inside).join().ok().flatten())
 }

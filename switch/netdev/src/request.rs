@@ -1,6 +1,7 @@
 //! Requests to the kernel, and their answers.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
@@ -57,6 +58,12 @@ pub(crate) struct Requests {
     sequence: u32,
 }
 
+impl AsFd for Requests {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Requests {
     /// Opens a socket. `protocol` is NETLINK_ROUTE or NETLINK_GENERIC.
     pub(crate) fn open(protocol: isize) -> Result<Requests, LinkError> {
@@ -73,6 +80,16 @@ impl Requests {
             socket: open().map_err(|why: io::Error| LinkError::new("a netlink socket", why))?,
             sequence: 0,
         })
+    }
+
+    /// With a socket that [`open`](Self::open) has opened in another process.
+    pub(crate) fn of(socket: OwnedFd) -> Requests {
+        // SAFETY: the descriptor is owned, and nothing else closes it.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Requests {
+            socket,
+            sequence: 0,
+        }
     }
 
     /// Like [`open`](Self::open); the kernel then selects what a dump names, such as an interface's routes.

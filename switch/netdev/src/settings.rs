@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::namespace::within;
 use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Peer};
 
 /// A driver feature that must be off: its name in the kernel, and its name for ethtool.
@@ -208,7 +207,7 @@ impl Settings {
         self.off_at_peers = left;
         for (peer, off) in gone {
             // None, or an error: the peer was removed.
-            let _ = at(peer, || turn_on(peer.index, &off));
+            let _ = turn_on_at(peer, &off);
         }
     }
 
@@ -264,10 +263,9 @@ impl Settings {
 
     /// Turns features off at a peer. Returns those that were on.
     fn turn_off_at(&mut self, peer: Peer, features: &[Named]) -> Result<Vec<Named>, String> {
-        let job =
-            || Ethtool::open().map(|mut ethtool| turn_off(&mut ethtool, peer.index, features));
-        match at(peer, job) {
-            Some(Ok((off, left))) => {
+        match Ethtool::open_at(peer) {
+            Some(Ok(mut ethtool)) => {
+                let (off, left) = turn_off(&mut ethtool, peer.index, features);
                 self.note_at(peer, &off);
                 match left {
                     Ok(left) if left.is_empty() => Ok(off),
@@ -336,7 +334,7 @@ impl Settings {
         let mut at_peers = Ok(());
         for (peer, off) in std::mem::take(&mut self.off_at_peers) {
             // None: its namespace was removed, and the peer with it.
-            let at_peer = at(peer, || turn_on(peer.index, &off)).unwrap_or(Ok(()));
+            let at_peer = turn_on_at(peer, &off);
             at_peers = at_peers.and(at_peer);
         }
         let here = turn_on(self.index, &std::mem::take(&mut self.off));
@@ -394,7 +392,10 @@ fn turn_on(index: u32, features: &[Named]) -> Result<(), LinkError> {
     if features.is_empty() {
         return Ok(());
     }
-    let mut ethtool = Ethtool::open()?;
+    turn_on_with(&mut Ethtool::open()?, index, features)
+}
+
+fn turn_on_with(ethtool: &mut Ethtool, index: u32, features: &[Named]) -> Result<(), LinkError> {
     let all = features.iter();
     // Tries all of them even if one fails; the first error is returned.
     let results: Vec<_> = all
@@ -427,10 +428,13 @@ fn words_off(features: &[Named]) -> String {
     words.join(" ")
 }
 
-/// Runs `job` in the namespace of a veth's peer.
-fn at<T: Send>(peer: Peer, job: impl FnOnce() -> T + Send) -> Option<T> {
-    match peer.namespace {
-        None => Some(job()),
-        Some(id) => within(id, job),
+/// The same at a veth's peer. One that is out of reach is left as it is.
+fn turn_on_at(peer: Peer, features: &[Named]) -> Result<(), LinkError> {
+    if features.is_empty() {
+        return Ok(());
+    }
+    match Ethtool::open_at(peer) {
+        Some(ethtool) => turn_on_with(&mut ethtool?, peer.index, features),
+        None => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! The permissions and limits of a process like this one.
 
+use crosspoint_config::Config;
 use crosspoint_memory::MAX_MAPPINGS;
 
 use super::subject::{QUEUE_BYTES, Subject, counted};
@@ -21,8 +22,12 @@ const MAPPINGS: Check = Check {
     id: "mappings",
     looks_at: "`vm.max_map_count`, against the 32768 regions of guest memory that the switch can have mapped",
 };
+const SANDBOX: Check = Check {
+    id: "sandbox",
+    looks_at: "Whether the kernel has what `[sandbox]` restricts the daemon with: seccomp filters that trap, and Landlock, as far as /sys/kernel/security/lsm tells",
+};
 
-pub(super) const CHECKS: &[Check] = &[CAPABILITIES, LOCKED_MEMORY, OPEN_FILES, MAPPINGS];
+pub(super) const CHECKS: &[Check] = &[CAPABILITIES, LOCKED_MEMORY, OPEN_FILES, MAPPINGS, SANDBOX];
 
 const IPC_LOCK: u32 = 14;
 /// The capabilities that the daemon needs, by number (capability.h).
@@ -58,6 +63,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         locked_memory(subject, held, &limits),
         open_files(subject, &limits),
         mappings(subject),
+        sandbox(subject),
     ]
 }
 
@@ -165,4 +171,38 @@ fn mappings(subject: &Subject<'_>) -> Finding {
         Some(allowed) => MAPPINGS.ok("host", format!("a process may have {allowed} mappings")),
         None => MAPPINGS.ok("host", "the kernel states no limit of mappings"),
     }
+}
+
+fn sandbox(subject: &Subject<'_>) -> Finding {
+    let wanted = |part: fn(&Config) -> bool| subject.config.is_none_or(part);
+    let actions = subject.host.read("/proc/sys/kernel/seccomp/actions_avail");
+    let traps = actions.is_some_and(|actions| actions.split_whitespace().any(|one| one == "trap"));
+    let modules = subject.host.read("/sys/kernel/security/lsm");
+    let is_landlock_off =
+        modules.is_some_and(|modules| !modules.trim().split(',').any(|one| one == "landlock"));
+    if !traps && wanted(|config| config.sandbox.seccomp) {
+        return SANDBOX.finding(
+            Severity::Warning,
+            "host",
+            "the kernel has no seccomp filters that trap",
+            "The daemon may make any system call.",
+            vec!["# boot a kernel that is built with CONFIG_SECCOMP_FILTER=y".to_owned()],
+        );
+    }
+    if is_landlock_off && wanted(|config| config.sandbox.landlock) {
+        return SANDBOX.finding(
+            Severity::Note,
+            "host",
+            "the kernel does not use Landlock",
+            "Only permissions keep the daemon from other files.",
+            vec![
+                "# add landlock to lsm= of the kernel's command line (Linux 5.13 or later), and boot"
+                    .to_owned(),
+            ],
+        );
+    }
+    SANDBOX.ok(
+        "host",
+        "the kernel has what [sandbox] restricts the daemon with",
+    )
 }

@@ -411,6 +411,9 @@ fn switch(row: &SwitchRow) -> String {
     add("config", or_dash(row.config.clone(), |path| path));
     add("control", row.control.clone());
     add("metrics", or_dash(row.metrics.clone(), |address| address));
+    if !row.sandbox.is_empty() {
+        add("sandbox", printable(&row.sandbox));
+    }
     for missing in &row.missing {
         add("missing", printable(missing).to_string());
     }

@@ -424,6 +424,10 @@ impl<'a> Switch<'a> {
             "{signal:?} ended the switch with {status:?}\n{log}"
         );
         assert!(!self.control.exists(), "the control socket is left behind");
+        assert!(
+            !log.contains("the sandbox refused"),
+            "a thread made a system call that is not on its list\n{log}"
+        );
     }
 
     /// Checks that the socket which the switch created (a client's belongs to the other side), or the program on the

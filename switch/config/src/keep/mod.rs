@@ -120,7 +120,7 @@ impl KeepError {
                 "the file system is read-only for the switch; the packaged unit (ProtectSystem=strict) lets it write only the folder ports.d: `systemctl edit crosspoint`, add `[Service]` and `ReadWritePaths={folder}`, and restart the switch; or change the file by hand, and then: crosspoint reload"
             ),
             io::ErrorKind::PermissionDenied => format!(
-                "the switch's user must be able to write the folder: chgrp crosspoint {folder} && chmod g+w {folder}; or change the file by hand, and then: crosspoint reload"
+                "the switch's user must be able to write the folder: chgrp crosspoint {folder} && chmod g+w {folder}; a running switch writes only folders that its configuration named at its start (`[sandbox]`); or change the file by hand, and then: crosspoint reload"
             ),
             _ => "check the path and the file system".to_owned(),
         };

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
+use crate::service::sandbox::explain;
 use crate::service::socket_file::{
     ENDING_PAUSE, ENDING_TIME_MAX, SocketFile, own_socket, set_mode,
 };
@@ -71,7 +72,7 @@ fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> 
     move |cause| SocketError::Io {
         what,
         path: path.clone(),
-        cause: cause.into(),
+        cause: explain(&path, cause.into()),
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 
 use super::Placed;
+use crate::service::sandbox;
 
 /// The most faults that wait for the control thread. Further ones are dropped: their ports are already known.
 const FAULTS: usize = 256;
@@ -81,6 +82,7 @@ pub(super) fn spawn_all(
                 let ok = core_affinity::set_for_current(CoreId { id: core });
                 let _ = pinned.send(ok.then(gettid));
                 if ok {
+                    sandbox::enter_worker();
                     Worker::new(worker, shared, link, view, idle).run();
                 }
             };

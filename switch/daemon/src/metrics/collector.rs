@@ -12,7 +12,7 @@ use super::counted::{CYCLES, Counted, PORT_EVENTS, WORKER_EVENTS, WORKER_MAXIMA_
 use super::families::{self as f, Family, Samples};
 use super::server;
 use crate::api;
-use crate::service::log;
+use crate::service::{log, sandbox};
 
 /// All families; some may have no samples.
 pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily> {
@@ -87,10 +87,14 @@ fn sflow(status: &SflowStatus) -> [MetricFamily; 4] {
     .map(Samples::finish)
 }
 
-/// Counters of this process: lost log lines, and connections closed for lack of places.
-fn process() -> [MetricFamily; 2] {
+/// Counters of this process: lost log lines, refused system calls, and connections closed for lack of places.
+pub(super) fn process() -> [MetricFamily; 3] {
     let mut lost = Samples::of(f::LOG_LOST);
     lost.add(&[], log::lost_lines());
+    let mut calls = Samples::of(f::CALLS_REFUSED);
+    for (threads, count) in ["workers", "others"].into_iter().zip(sandbox::counts()) {
+        calls.add(&[threads], count);
+    }
     let mut samples = Samples::of(f::CLIENTS_CLOSED);
     let servers = [("metrics", &server::CLOSED), ("control", &api::CLOSED)];
     for (name, closed) in servers {
@@ -98,7 +102,7 @@ fn process() -> [MetricFamily; 2] {
         samples.add(&[name, "gave_way"], gave_way);
         samples.add(&[name, "refused"], refused);
     }
-    [lost, samples].map(Samples::finish)
+    [lost, calls, samples].map(Samples::finish)
 }
 
 fn switch(status: &Status) -> [MetricFamily; 9] {

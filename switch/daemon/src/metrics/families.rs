@@ -108,6 +108,7 @@ families! {
     SFLOW_SAMPLES = COUNTER "crosspoint_sflow_samples_total" &["kind"], "Samples in these datagrams: flow of frames, counters of ports.";
     SFLOW_MISSED = COUNTER "crosspoint_sflow_samples_missed_total" &[], "Frames that were chosen and not sampled, because the exporting thread was too slow.";
     SFLOW_ERRORS = COUNTER "crosspoint_sflow_send_errors_total" &[], "Datagrams for the sFlow collector that could not be sent.";
+    CALLS_REFUSED = COUNTER "crosspoint_system_calls_refused_total" &["threads"], "System calls that are not on the list of the thread that made them: of workers, or of others. Each failed with EPERM, and the log names it.";
     CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed because all places were taken: gave_way to a newer one, or refused because none gave way.";
 }
 

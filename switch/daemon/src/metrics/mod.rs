@@ -58,6 +58,15 @@ pub fn families() -> Vec<Family> {
     .concat()
 }
 
+/// The counters of this process alone.
+#[cfg(test)]
+pub(crate) fn text_of_process() -> String {
+    let mut families = collector::process().to_vec();
+    families.retain(|family| !family.get_metric().is_empty());
+    let text = TextEncoder::new().encode_to_string(&families);
+    text.expect("families of this module")
+}
+
 /// Renders the metrics of one switch.
 #[derive(Clone)]
 pub struct Exposition {

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crosspoint_config::{Balance, Config, Poll};
 use crosspoint_model::status::DaemonStatus;
 
+use crate::service::sandbox;
+
 /// The status at the start with `config`, read from `file`.
 pub(super) fn at_start(file: Option<&Path>, config: &Config) -> DaemonStatus {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -14,6 +16,7 @@ pub(super) fn at_start(file: Option<&Path>, config: &Config) -> DaemonStatus {
         pid: std::process::id(),
         started_ms: ms(since_1970.unwrap_or_default()),
         config: file.map(|file| file.display().to_string()),
+        sandbox: sandbox::in_force(),
         ..DaemonStatus::default()
     };
     note(&mut about, config);

@@ -34,7 +34,7 @@ use crate::api::Source;
 use crate::dataplane::Dataplane;
 use crate::export::sflow::SflowExport;
 use crate::metrics::MetricsServer;
-use crate::service::{log, progress};
+use crate::service::{log, progress, sandbox};
 use crate::start_error::StartError;
 use files::Differences;
 use ports::PortHandle;
@@ -268,7 +268,7 @@ impl Running {
 
     /// Health of workers, ports, and the threads that control them.
     pub fn health(&self) -> Health {
-        self.dataplane.health().but(progress::stuck())
+        sandbox::warn(self.dataplane.health().but(progress::stuck()))
     }
 
     /// Carries out `plan`, which turns the running configuration into `wanted`, except for what needs a restart.

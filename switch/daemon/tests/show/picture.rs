@@ -40,6 +40,7 @@ impl Source for Picture {
             poll: "adaptive".into(),
             balance: "auto".into(),
             balance_interval_ms: 10_000,
+            sandbox: "capabilities, seccomp, landlock (ABI 7)".into(),
         }
     }
 

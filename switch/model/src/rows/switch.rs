@@ -30,6 +30,9 @@ pub struct SwitchRow {
     pub balance: String,
     /// How long loads are measured before such a decision, milliseconds.
     pub balance_interval_ms: u64,
+    /// What the daemon has given up, such as "capabilities, seccomp, landlock (ABI 7)", or "off".
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
     /// What is missing that no port needs: a line for each. The daemon keeps trying.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
@@ -94,6 +97,7 @@ pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
         poll: daemon.poll.clone(),
         balance: daemon.balance.clone(),
         balance_interval_ms: daemon.balance_interval_ms,
+        sandbox: daemon.sandbox.clone(),
         missing: Vec::new(),
         config_problems: Vec::new(),
         restart_pending: Vec::new(),

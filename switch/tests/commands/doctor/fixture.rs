@@ -66,6 +66,14 @@ pub const FILES: &[(&str, &str)] = &[
     ("/proc/self/limits", LIMITS),
     ("/proc/sys/vm/max_map_count", "65530"),
     (
+        "/proc/sys/kernel/seccomp/actions_avail",
+        "kill_process kill_thread trap errno user_notif trace log allow",
+    ),
+    (
+        "/sys/kernel/security/lsm",
+        "lockdown,capability,landlock,bpf",
+    ),
+    (
         "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
         "512",
     ),
@@ -337,6 +345,12 @@ pub fn wounds() -> Vec<Wound> {
                 "/sys/devices/system/clocksource/clocksource0/current_clocksource",
                 "hpet",
             );
+        }),
+        wound(&["sandbox"], Warning, |p| {
+            p.remove("/proc/sys/kernel/seccomp/actions_avail")
+        }),
+        wound(&["sandbox"], Note, |p| {
+            p.write("/sys/kernel/security/lsm", "lockdown,capability,bpf")
         }),
         wound(&["capabilities"], Warning, |p| {
             p.write(

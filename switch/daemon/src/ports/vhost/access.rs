@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Gid, Mode};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::VhostPortError;
+use crate::service::sandbox::explain;
 use crate::service::socket_file::{own_socket, set_mode};
 
 /// Backlog for front ends that wait until the current one is done.
@@ -37,7 +38,10 @@ impl Refused {
                 group,
                 why,
             },
-            Self::Kernel(why) => VhostPortError::Listen { port, path, why },
+            Self::Kernel(why) => {
+                let why = explain(&path, why);
+                VhostPortError::Listen { port, path, why }
+            }
         }
     }
 }
@@ -50,10 +54,10 @@ impl<E: Into<io::Error>> From<E> for Refused {
 
 /// Listens at `path`, where no file exists, with the permissions of `access`. The listener is nonblocking.
 pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refused> {
-    let gid = access.group.as_deref().map(|group| {
-        let groups = fs::read_to_string(GROUPS).unwrap_or_default();
-        gid(&groups, group).ok_or_else(|| Refused::NoGroup(group.to_owned()))
-    });
+    let gid = access
+        .group
+        .as_deref()
+        .map(|group| group_number(group).ok_or_else(|| Refused::NoGroup(group.to_owned())));
     let gid = gid.transpose()?;
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -87,6 +91,11 @@ fn set(path: &Path, access: &Access, gid: Option<Gid>) -> Result<(), Refused> {
         set_mode(&file, mode)?;
     }
     Ok(())
+}
+
+/// The number of a group, by its name or number.
+pub(crate) fn group_number(group: &str) -> Option<Gid> {
+    gid(&fs::read_to_string(GROUPS).unwrap_or_default(), group)
 }
 
 /// A group's number, by its name in `groups` (lines as in /etc/group) or by the number itself. The C library's lookup

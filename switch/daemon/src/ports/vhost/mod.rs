@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub(crate) use access::group_number;
 use crosspoint_config as config;
 use crosspoint_config::Role;
 use crosspoint_memory::{Kind, check_file};

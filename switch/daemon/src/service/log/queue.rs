@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -56,16 +56,28 @@ pub fn print(text: &str) -> bool {
     drain();
     let (sender, receiver) = mpsc::sync_channel(1);
     let bytes = text.as_bytes().to_vec();
+    let copy = bytes.clone();
     let write = move || {
         let _ = sender.send(write_all(io::stderr().as_fd(), &bytes).is_ok());
     };
     let started = thread::Builder::new()
         .name("cp-print".to_owned())
         .spawn(write);
-    started.is_ok()
-        && receiver
+    match started {
+        Ok(_) => receiver
             .recv_timeout(END_TIME_MAX)
-            .is_ok_and(|written| written)
+            .is_ok_and(|written| written),
+        // A worker that panics may not start threads.
+        Err(_) => write_if_read(io::stderr().as_fd(), &copy),
+    }
+}
+
+/// Writes what fits without waiting longer than a second.
+fn write_if_read(file: impl AsFd, bytes: &[u8]) -> bool {
+    let time = Timespec::try_from(END_TIME_MAX).ok();
+    let mut waits = [PollFd::new(&file, PollFlags::OUT)];
+    let is_read = poll(&mut waits, time.as_ref()).is_ok_and(|ready| ready > 0);
+    is_read && rustix::io::write(&file, bytes).is_ok_and(|written| written == bytes.len())
 }
 
 /// One line, or one journal entry.
