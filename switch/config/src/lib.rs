@@ -74,8 +74,7 @@ pub use sandbox::KeptCapability;
 pub use table::{
     Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, MetricsTls,
     Mirror, Multicast, Offloads, Port, Sandbox, Set, Sflow, Slo, StaticEntry, Switch, VhostPort,
-    Workers,
-    XdpPort,
+    Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

@@ -1,7 +1,6 @@
 //! `[[set]]`: sets of addresses for rules of security groups. Reads their files, and checks and changes them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -84,7 +84,13 @@ impl Places {
         // For the names of functions, where a panic prints them.
         places.read.extend(std::env::current_exe().ok());
         let tls = config.metrics.tls.iter();
-        let of_tls = tls.flat_map(|tls| [Some(&tls.certificate), Some(&tls.key), tls.client_ca.as_ref()]);
+        let of_tls = tls.flat_map(|tls| {
+            [
+                Some(&tls.certificate),
+                Some(&tls.key),
+                tls.client_ca.as_ref(),
+            ]
+        });
         let of_metrics = of_tls.flatten().chain(&config.metrics.token_file);
         let folders = of_metrics.flat_map(|file| folders_of_file(file));
         places.read.extend(folders);
