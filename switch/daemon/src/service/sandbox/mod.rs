@@ -15,9 +15,11 @@ mod seccomp;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -31,6 +33,8 @@ pub(crate) use refused::{counts, log, warn};
 
 /// The hidden command by which the daemon starts its helper.
 pub const HELPER_COMMAND: &str = "namespace-helper";
+/// The name of its process.
+const HELPER_NAME: &str = "cp-namespaces";
 /// How long threads that were started before may take to end.
 const THREADS_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -119,6 +123,7 @@ pub fn run_helper() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // SAFETY: no handler is set.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    rustix::thread::set_name(&CString::new(HELPER_NAME)?)?;
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     rustix::thread::set_no_new_privs(true)?;
     capabilities::keep_for_helper()?;
@@ -144,7 +149,9 @@ fn give_up_namespaces(sandbox: &mut Sandbox) {
 fn start_helper() -> std::io::Result<UnixStream> {
     let (own, its) = UnixStream::pair()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(HELPER_COMMAND).current_dir("/").env_clear();
+    // Its name is not the daemon's, which scripts look for.
+    command.arg0(HELPER_NAME).arg(HELPER_COMMAND);
+    command.current_dir("/").env_clear();
     command.stdin(Stdio::from(OwnedFd::from(its)));
     command.stdout(Stdio::null()).stderr(Stdio::null());
     // It ends with the connection, at the end of this process, so nobody waits for it.
