@@ -197,6 +197,10 @@ fn check_tags(checker: &mut Checker, port: &PortBridges, names: &[&str]) {
             let message = format!("bridge {:?} is in `bridges` twice", tag.bridge);
             let help = "remove one of them: a bridge has one tag";
             checker.clash_at(place.clone(), Some(first), message, help);
+        } else if tag.bridge == DEFAULT_BRIDGE {
+            let message = format!("bridge {DEFAULT_BRIDGE:?} is in `bridges`");
+            let help = "it has no tag: make a [[bridge]] for these ports, or leave `bridge` of this uplink out";
+            problem(checker, message, "has no tag", help);
         } else if tag.bridge == port.own {
             let message = format!("bridge {:?} is the port's own", tag.bridge);
             let help = "remove it here, or put the port into another bridge with `bridge`";

@@ -288,6 +288,7 @@ impl Burst {
         self.has_bridges = false;
         for frame in self.frames.iter_mut() {
             (frame.bridge, frame.has_bridge_tag) = (0, false);
+            frame.bridge_tag = [0; TAG_LEN];
         }
     }
 

@@ -134,6 +134,19 @@ impl Bridges {
         Some(&self.all.get(index)?.as_ref()?.name)
     }
 
+    /// Takes the tags of bridges from the ports as they run, so that what leaves has the tag that comes in. Returns whether any
+    /// has changed.
+    pub(super) fn note_tags(&mut self, ports: &[Option<Port>]) -> bool {
+        let tags = ports.iter().flatten().flat_map(|port| &port.options.bridges.tags);
+        let tags: HashMap<&str, _> = tags.map(|tag| (&*tag.bridge, on_wire(tag))).collect();
+        let mut has_changed = false;
+        for held in self.all.iter_mut().flatten() {
+            let tag = tags.get(&*held.name).copied().unwrap_or_default();
+            has_changed |= std::mem::replace(&mut held.tag, tag) != tag;
+        }
+        has_changed
+    }
+
     fn add(&mut self, name: &str, capacity: u32) {
         let fdb = Fdb::new(capacity as usize, [random_word(), random_word()]);
         fdb.set_damping(self.damping);
@@ -156,15 +169,18 @@ impl Dataplane {
     /// Makes the bridges those of the configuration. With `keeps_used`, a bridge that a port is still in stays.
     pub fn set_bridges(&self, wanted: &Config, keeps_used: bool) {
         let mut state = self.lock();
-        let tags = wanted.ports.iter().flat_map(PortConfig::bridge_tags);
-        let tags: HashMap<&str, _> = tags.map(|tag| (&*tag.bridge, on_wire(tag))).collect();
-        let State { bridges, ports, .. } = &mut *state;
+        let State {
+            bridges,
+            ports,
+            snooping,
+            ..
+        } = &mut *state;
         let used = |name: &str| {
             let mut ports = ports.iter().flatten();
             keeps_used && ports.any(|port| port.options.bridges.names(name))
         };
         let mut has_changed = false;
-        for place in &mut bridges.all {
+        for (number, place) in (1..NO_BRIDGE).zip(&mut bridges.all) {
             let Some(held) = place else { continue };
             let is_same = |one: &crosspoint_config::Bridge| {
                 *one.name == *held.name && one.fdb_capacity == held.capacity
@@ -173,6 +189,7 @@ impl Dataplane {
             let is_kept = wanted.bridges.iter().any(is_same) || (!is_named && used(&held.name));
             if !is_kept {
                 *place = None;
+                snooping.forget_bridge(number);
                 has_changed = true;
             }
         }
@@ -182,13 +199,7 @@ impl Dataplane {
                 has_changed = true;
             }
         }
-        for held in bridges.all.iter_mut().flatten() {
-            let tag = tags.get(&*held.name).copied();
-            if let Some(tag) = tag.filter(|tag| *tag != held.tag) {
-                held.tag = tag;
-                has_changed = true;
-            }
-        }
+        has_changed |= bridges.note_tags(ports);
         if has_changed {
             for port in ports.iter_mut().flatten() {
                 let Port { view, options, .. } = port;

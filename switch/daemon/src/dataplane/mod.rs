@@ -330,6 +330,8 @@ impl Dataplane {
         if let Some(Some(port)) = state.ports.get_mut(number) {
             port.view.sources = port.guard(self, number as u16);
         }
+        let State { bridges, ports, .. } = &mut *state;
+        bridges.note_tags(ports);
         drop(self.publish(&mut state, Vec::new()));
         self.forget_forbidden(&state);
         Some(number as u16)

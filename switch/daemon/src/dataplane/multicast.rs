@@ -20,6 +20,8 @@ const QUERIER: Duration = Duration::from_secs(255);
 /// How long a group stays after a station has left it, if no other reports it: the querier asks twice within this time
 /// (RFC 3376, 8.8).
 const LAST_MEMBER: Duration = Duration::from_millis(2500);
+/// Shortest time between two publications to the workers.
+const PUBLISH: Duration = Duration::from_secs(1);
 /// Most memberships of the switch.
 const MEMBERSHIPS_MAX: usize = 65_536;
 
@@ -33,8 +35,8 @@ pub(super) struct Snooping {
     messages: Option<Arc<Messages>>,
     /// By group: its ports, and until when each is a member.
     members: BTreeMap<Group, BTreeMap<u16, Instant>>,
-    /// How many groups each port is in.
-    counts: HashMap<u16, usize>,
+    /// How many groups each port is in, by bridge.
+    counts: HashMap<(u16, u8), usize>,
     /// How many memberships there are.
     total: usize,
     /// By place and family: the ports with routers, and until when.
@@ -43,6 +45,10 @@ pub(super) struct Snooping {
     queriers: BTreeMap<(Place, Family), (IpAddr, u16, Instant)>,
     /// Memberships that were not taken because a port, or the switch, has as many as it may.
     refused: u64,
+    /// Whether what workers have is out of date.
+    has_changed: bool,
+    /// When it was last published.
+    published_at: Option<Instant>,
     /// What workers have.
     published: Option<Arc<Multicast>>,
 }
@@ -87,7 +93,8 @@ impl Snooping {
             *until = now + MEMBERSHIP;
             return false;
         }
-        let count = self.counts.entry(port).or_default();
+        let ((bridge, _), _) = group;
+        let count = self.counts.entry((port, bridge)).or_default();
         if *count >= self.settings.groups_max as usize || self.total >= MEMBERSHIPS_MAX {
             self.refused += 1;
             return false;
@@ -121,7 +128,8 @@ impl Snooping {
         if members.is_empty() {
             self.members.remove(&group);
         }
-        if let (true, Some(count)) = (was_there, self.counts.get_mut(&port)) {
+        let ((bridge, _), _) = group;
+        if let (true, Some(count)) = (was_there, self.counts.get_mut(&(port, bridge))) {
             *count = count.saturating_sub(1);
             self.total = self.total.saturating_sub(1);
         }
@@ -152,6 +160,16 @@ impl Snooping {
         self.queriers
             .retain(|((bridge, _), _), (_, port, until)| *until > now && is_there(*port, *bridge));
         has_changed || self.queriers.len() < before
+    }
+
+    /// Forgets what was heard on a port. The next look publishes it.
+    pub(super) fn forget_port(&mut self, number: u16) {
+        self.has_changed |= self.expire(Instant::now(), |port, _| port != number);
+    }
+
+    /// Forgets what was heard in a bridge.
+    pub(super) fn forget_bridge(&mut self, number: u8) {
+        self.has_changed |= self.expire(Instant::now(), |_, bridge| bridge != number);
     }
 
     /// Who gets what now.
@@ -204,13 +222,18 @@ impl Dataplane {
             return;
         };
         let State { snooping, view, .. } = &mut *state;
-        let mut has_changed = false;
+        let mut has_changed = snooping.has_changed;
         for heard in messages.take() {
             has_changed |= snooping.note(heard, now);
         }
         let is_there = |port: u16, bridge| view.port(port).is_some_and(|port| port.is_in(bridge));
         has_changed |= snooping.expire(now, is_there);
-        if has_changed {
+        snooping.has_changed = has_changed;
+        // A guest that joins and leaves all the time makes the switch do this no oftener.
+        let is_due = |at: Instant| now.saturating_duration_since(at) >= PUBLISH;
+        if has_changed && snooping.published_at.is_none_or(is_due) {
+            snooping.has_changed = false;
+            snooping.published_at = Some(now);
             snooping.published = Some(Arc::new(snooping.compile()));
             drop(self.publish(state, Vec::new()));
         }

@@ -63,6 +63,7 @@ impl Dataplane {
     pub(super) fn take_out(&self, state: &mut State, number: u16) -> Option<Port> {
         let port = state.ports.get_mut(usize::from(number))?.take()?;
         state.probing.forget(number);
+        state.snooping.forget_port(number);
         self.end_taps_of(state, number);
         drop(self.publish(state, Vec::new()));
         if let Some(sampler) = &state.sampler {
@@ -110,7 +111,15 @@ impl Dataplane {
             port.options.bridges.clone_from(bridges);
             state.bridges.place(&mut port.view, bridges);
         }
+        // A port in other VLANs, or one that may no longer be a router's, is asked again.
+        let is_asked_again = has_other_vlans || settings.dhcp_server.is_some();
         self.renew_view(port, number, settings);
+        if is_asked_again {
+            state.snooping.forget_port(number);
+        }
+        if has_other_vlans {
+            state.bridges.note_tags(&state.ports);
+        }
         if has_other_view {
             drop(self.publish(state, Vec::new()));
         }

@@ -115,12 +115,18 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
         return;
     }
     let now = tsc();
-    for frame in burst.frames_mut() {
+    for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         if frame.verdict != Verdict::FLOOD {
             continue;
         }
         let kind = FloodKind::of(frame.dst);
-        let copies = view.flood_members(frame).len().saturating_sub(1);
+        let is_report = tx.flood.reports >> index & 1 != 0;
+        let listeners = view.snooping.as_ref().and_then(|snooping| {
+            let list = snooping.multicast.targets(frame, is_report)?;
+            Some(snooping.multicast.len(list))
+        });
+        let members = || view.flood_members(frame).len();
+        let copies = listeners.unwrap_or_else(members).saturating_sub(1);
         let allowed = port
             .storm
             .as_ref()

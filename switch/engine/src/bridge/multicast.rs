@@ -33,6 +33,7 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 const IGMP: u8 = 2;
 const PIM: u8 = 103;
 const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
 
 /// A place where groups have members: a bridge's number, and a VLAN there.
 pub type Place = (u8, u16);
@@ -83,6 +84,8 @@ pub struct Heard {
 /// Messages on their way to the control thread.
 pub struct Messages {
     queue: ArrayQueue<Heard>,
+    /// What routers say, so that stations' reports leave room for it.
+    routers: ArrayQueue<Heard>,
     /// By port: how many wait.
     waiting: Box<[AtomicU16]>,
     missed: AtomicU64,
@@ -92,6 +95,7 @@ impl Default for Messages {
     fn default() -> Messages {
         Messages {
             queue: ArrayQueue::new(HEARD_MAX),
+            routers: ArrayQueue::new(HEARD_MAX),
             waiting: (0..MAX_PORTS).map(|_| AtomicU16::new(0)).collect(),
             missed: AtomicU64::new(0),
         }
@@ -103,6 +107,12 @@ impl Messages {
         let Some(waiting) = self.waiting.get(usize::from(heard.port)) else {
             return;
         };
+        if matches!(heard.said, Said::Query(_) | Said::Router(_)) {
+            if self.routers.push(heard).is_err() {
+                self.missed.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
         // Two workers may both pass this and exceed the limit by one.
         let has_room = waiting.load(Ordering::Relaxed) < HEARD_OF_PORT_MAX;
         if has_room && self.queue.push(heard).is_ok() {
@@ -112,14 +122,17 @@ impl Messages {
         }
     }
 
-    /// Returns the messages since the last call: at most [`HEARD_MAX`].
+    /// Returns the messages since the last call: at most [`HEARD_MAX`] of routers, and as many of stations.
     pub fn take(&self) -> Vec<Heard> {
         for waiting in &self.waiting {
             waiting.store(0, Ordering::Relaxed);
         }
-        std::iter::from_fn(|| self.queue.pop())
-            .take(HEARD_MAX)
-            .collect()
+        let all = |queue: &ArrayQueue<Heard>| -> Vec<Heard> {
+            std::iter::from_fn(|| queue.pop()).take(HEARD_MAX).collect()
+        };
+        let mut messages = all(&self.routers);
+        messages.extend(all(&self.queue));
+        messages
     }
 
     /// Returns the number of messages that were lost.
@@ -181,6 +194,11 @@ impl Multicast {
         self.lists.get(list as usize).map(|ports| &**ports)
     }
 
+    /// Returns the number of ports of list `list`.
+    pub(crate) fn len(&self, list: u32) -> usize {
+        self.ports(list).map_or(0, <[u16]>::len)
+    }
+
     /// Returns whether list `list` has the port.
     pub(crate) fn has(&self, list: u32, port: u16) -> bool {
         self.ports(list)
@@ -190,6 +208,10 @@ impl Multicast {
     /// Returns the number of the list of ports that a flooded frame goes to; `None`: to all of its VLAN. `is_report`: it is a
     /// station's report, which only routers get, since a station that hears another's may keep silent.
     pub(crate) fn targets(&self, frame: &Frame, is_report: bool) -> Option<u32> {
+        // An unknown station's frame may carry a group's packet.
+        if !frame.dst.is_group() {
+            return None;
+        }
         let place = (frame.bridge, frame.vlan);
         let group = match is_report {
             true => match ip_at(frame.headers())? {
@@ -240,8 +262,7 @@ pub fn is_wide(group: IpAddr) -> bool {
     }
 }
 
-/// Passes on what a burst's flooded frames say about groups. Returns a bit for each station's report. A query from a port that
-/// may not send what routers send is dropped.
+/// Passes on what a burst's flooded frames say about groups. Returns a bit for each station's report.
 #[cold]
 #[inline(never)]
 pub(crate) fn listen(
@@ -266,14 +287,16 @@ pub(crate) fn listen(
         let len = burst.read_beginning(frame, &mut bytes);
         let all = bytes.get(..len).unwrap_or(&[]);
         let may_ask = view.port(ingress).is_some_and(|port| port.is_server);
-        let mut is_refused = false;
         each(message, all, |said| {
             let is_query = matches!(said, Said::Query(_) | Said::Router(_));
-            is_refused |= is_query && !may_ask;
             if !is_query {
                 reports |= 1 << index;
             }
-            if !is_query || may_ask {
+            let is_kept = match said {
+                Said::Join(group) | Said::Leave(group) => is_wide(group),
+                Said::Query(_) | Said::Router(_) => may_ask,
+            };
+            if is_kept {
                 hear(Heard {
                     port: ingress,
                     place,
@@ -281,11 +304,51 @@ pub(crate) fn listen(
                 });
             }
         });
-        if let (true, Some(frame)) = (is_refused, burst.frames_mut().get_mut(index)) {
-            frame.verdict = Verdict::drop(DropReason::ServerNotAllowed);
-        }
     }
     reports
+}
+
+/// Drops what routers send of a port that may not send it, to any address: queries and PIM; and what may hide such a message,
+/// fragments of these protocols and headers longer than what is looked at.
+#[inline(never)]
+pub(crate) fn refuse_routers(burst: &mut Burst) {
+    let mut bytes = [0; BYTES_MAX];
+    for index in 0..burst.len() {
+        let Some(frame) = burst.frames().get(index) else {
+            return;
+        };
+        let is_pending = frame.verdict == Verdict::PENDING;
+        let Some((kind, ip)) = ip_at(frame.headers()).filter(|_| is_pending) else {
+            continue;
+        };
+        let head = frame.headers();
+        let next = head.get(if kind == IPV4 { ip + 9 } else { ip + 6 });
+        // Nearly all packets are of other protocols.
+        let may_be = match kind {
+            IPV4 => matches!(next, Some(&(IGMP | PIM))),
+            _ => matches!(next, Some(&(0 | PIM))),
+        };
+        if !may_be {
+            continue;
+        }
+        let len = burst.read_beginning(frame, &mut bytes);
+        let is_refused = match message_at(head) {
+            Some(message) => {
+                let all = bytes.get(..len).unwrap_or(&[]);
+                let is_hidden = message.at >= len;
+                let mut is_router = is_hidden;
+                each(message, all, |said| {
+                    is_router |= matches!(said, Said::Query(_) | Said::Router(_));
+                });
+                is_router
+            }
+            // A fragment, of what only routers or reports may be.
+            None => kind == IPV4 || head.get(ip + 40) == Some(&FRAGMENT),
+        };
+        if let (true, Some(frame)) = (is_refused, burst.frames_mut().get_mut(index)) {
+            frame.drop_for(DropReason::ServerNotAllowed);
+        }
+    }
 }
 
 /// Snooping, as workers have it.
@@ -332,7 +395,7 @@ fn message_at(bytes: &[u8]) -> Option<Message> {
     }
     let protocol = *bytes.get(behind)?;
     let len = usize::from(*bytes.get(behind + 1)?) * 8 + 8;
-    (next == 0 && protocol == ICMPV6).then_some(Message {
+    (next == 0 && matches!(protocol, ICMPV6 | PIM)).then_some(Message {
         protocol,
         ip,
         at: behind + len,

@@ -89,8 +89,11 @@ impl BridgeTags {
     }
 }
 
-/// Returns `tag` with the priority of `tci`.
+/// Returns `tag` with the priority of `tci`; nothing if there is no tag.
 fn with_priority([a, b, c, d]: [u8; TAG_LEN], tci: u16) -> [u8; TAG_LEN] {
+    if [a, b] == [0, 0] {
+        return [0; TAG_LEN];
+    }
     let [high, _] = (tci & !VID_MASK).to_be_bytes();
     [a, b, c | high, d]
 }
@@ -136,7 +139,7 @@ pub(crate) fn place_tagged(burst: &mut Burst, tags: &BridgeTags) -> u64 {
 fn enter(frame: &mut Frame, outer: u16) {
     frame.has_bridge_tag = true;
     frame.tagged = tag_at(frame, 1) == Some(TAG);
-    frame.stacked = tag_at(frame, 1 + usize::from(frame.tagged)).is_some();
+    frame.stacked = is_tag_type(frame, 1 + usize::from(frame.tagged));
     // A frame without a tag of its own has the priority of its bridge's tag.
     frame.tci = match frame.tagged {
         true => tci_at(frame, 1),
@@ -161,6 +164,13 @@ fn tag_at(frame: &Frame, number: usize) -> Option<[u8; 2]> {
     (kind == TAG || kind == SERVICE_TAG).then_some(kind)
 }
 
+/// Returns whether the type of tag number `number` is there, even if the frame ends within that tag: a card pads it.
+fn is_tag_type(frame: &Frame, number: usize) -> bool {
+    let at = ETHERNET_LEN - 2 + TAG_LEN * number;
+    let kind = frame.head.get(at..at + 2);
+    kind.is_some_and(|kind| kind == TAG || kind == SERVICE_TAG)
+}
+
 /// Returns the tag control information of tag number `number`, which is there.
 fn tci_at(frame: &Frame, number: usize) -> u16 {
     let at = ETHERNET_LEN + TAG_LEN * number;
@@ -181,7 +191,10 @@ impl PortSnapshot {
         if self.bridge == frame.bridge {
             return self.tag_op_of_own(frame);
         }
-        if !self.is_in(frame.bridge) {
+        // A link-local control frame is between neighbours: it is not carried behind a tag. Without a tag of its own, a bridge's
+        // frames do not leave through a port that has others.
+        let has_tag = frame.bridge_tag != [0; TAG_LEN];
+        if !self.is_in(frame.bridge) || frame.dst.is_link_local_control() || !has_tag {
             return None;
         }
         Some(match (frame.has_bridge_tag, frame.tagged, frame.vlan) {
@@ -197,8 +210,11 @@ impl PortSnapshot {
             true => self.flooded_tag_op(frame)?,
             false => self.tag_op(frame)?,
         };
+        if self.tags.is_some() && names_another(frame, own) {
+            return None;
+        }
         if !frame.has_bridge_tag {
-            return (self.tags.is_none() || !names_another(frame, own)).then_some(own);
+            return Some(own);
         }
         match own {
             HeaderOp::Keep => Some(HeaderOp::Pop),

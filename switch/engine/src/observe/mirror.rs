@@ -214,6 +214,9 @@ impl Mirror {
             }
             frame.tci = (frame.tci & !VID_MASK) | vlan;
             // `parse` has checked that there is a tag, so the head has 18 bytes.
+            if frame.has_bridge_tag {
+                frame.head[12..14].copy_from_slice(&[0x81, 0x00]);
+            }
             if frame.tagged || frame.has_bridge_tag {
                 frame.head[14..16].copy_from_slice(&frame.tci.to_be_bytes());
             }

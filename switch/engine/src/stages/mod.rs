@@ -17,6 +17,7 @@ use crosspoint_packet::{
 
 use crate::bridge::fdb::Learned;
 use crate::bridge::fdb::{Fdb, Key};
+use crate::bridge::multicast;
 use crate::bridge::several::{self, DEFAULT_BRIDGE};
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
@@ -268,6 +269,9 @@ pub fn admit(burst: &mut Burst, ingress: u16, view: &Snapshot) {
         });
     }
     if port.is_some_and(|port| !port.is_server) {
+        if view.snooping.is_some() {
+            multicast::refuse_routers(burst);
+        }
         servers::refuse(burst);
     }
 }

@@ -200,7 +200,13 @@ fn reports_leaves_and_queries_of_every_version_are_heard() {
         "{heard:?}"
     );
     assert_eq!(counts(&mut rig), [2, 2, 0]);
-    rig.pass(1, &[query]);
+    // To one station, in fragments, and where a long header hides it: refused too.
+    let unicast = [&source(7)[..], &query[6..]].concat();
+    let mut fragment = query.clone();
+    fragment[20] |= 0x20;
+    let mut hidden = mld(9, "ff02::1", &[0; 1200]);
+    hidden[55] = 140;
+    rig.pass(1, &[query, unicast, fragment, hidden]);
     assert_eq!((said(&messages), counts(&mut rig)), (vec![], vec![0, 0, 0]));
 }
 
