@@ -89,7 +89,6 @@ struct Inner {
     rest: Vec<u8>,
     /// Its bridge's tag with priority; as it arrived, if it did.
     outer: Tag,
-    came_with_outer: bool,
 }
 
 fn is_tag(bytes: &[u8]) -> bool {
@@ -150,7 +149,6 @@ fn decode(place: &Place, frame: &[u8]) -> Option<Inner> {
         addresses: addresses.to_vec(),
         rest: rest[if is_tagged { 4 } else { 0 }..].to_vec(),
         outer,
-        came_with_outer,
     })
 }
 

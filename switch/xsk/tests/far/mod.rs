@@ -73,8 +73,9 @@ impl Far {
         };
         // The kernel has removed the tag.
         if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
-            let [high, low] = aux.tp_vlan_tci.to_be_bytes();
-            bytes.splice(12..12, [0x81, 0, high, low]);
+            let ([a, b], [high, low]) =
+                (aux.tp_vlan_tpid.to_be_bytes(), aux.tp_vlan_tci.to_be_bytes());
+            bytes.splice(12..12, [a, b, high, low]);
         }
         Some((header, bytes))
     }
