@@ -65,6 +65,8 @@ fn a_stream_goes_to_the_hosts_that_joined_its_group_and_to_no_other() {
     };
     wait_until("its report", s(10), || is_member().then_some(()));
 
+    // What is known takes effect within a second.
+    std::thread::sleep(s(2));
     let seen = other.listen("udp port 5000");
     let mut bytes = [0; 16];
     for number in 0..20 {

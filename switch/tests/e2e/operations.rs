@@ -135,7 +135,9 @@ fn a_prometheus_with_certificate_and_token_scrapes_and_goes_on_after_both_are_re
         &[read(authority.path("ca.crt")), read(other.path("ca.crt"))].concat(),
     );
     write("token", "0123456789abcdef0123456789abcdef\n");
-    let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0")]);
+    // The files are named by a later reload only.
+    let sandbox = format!("[sandbox]\npaths = [{:?}]\n", authority.path(""));
+    let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0"), sandbox]);
     let plain = read(switch.config_path());
     let protect = |lines: &str| {
         let path = |name: &str| authority.path(name).display().to_string();

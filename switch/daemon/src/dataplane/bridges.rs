@@ -137,7 +137,10 @@ impl Bridges {
     /// Takes the tags of bridges from the ports as they run, so that what leaves has the tag that comes in. Returns whether any
     /// has changed.
     pub(super) fn note_tags(&mut self, ports: &[Option<Port>]) -> bool {
-        let tags = ports.iter().flatten().flat_map(|port| &port.options.bridges.tags);
+        let tags = ports
+            .iter()
+            .flatten()
+            .flat_map(|port| &port.options.bridges.tags);
         let tags: HashMap<&str, _> = tags.map(|tag| (&*tag.bridge, on_wire(tag))).collect();
         let mut has_changed = false;
         for held in self.all.iter_mut().flatten() {

@@ -224,8 +224,14 @@ fn take_back_placement(frame: &mut Frame, specimen: Packet<'_>, view: &Snapshot)
     let is_in = specimen.fate.is_some() && specimen.fate != turned_away;
     let policy = view.port(specimen.ingress).map(|port| &*port.vlan);
     // There, a tag may be another bridge's.
-    let has_tags = view.port(specimen.ingress).is_some_and(|port| port.tags.is_some());
-    if is_in && !has_tags && matches!(policy, Some(VlanPolicy::Access(_))) && frame.head[12..14] == [0x81, 0] {
+    let has_tags = view
+        .port(specimen.ingress)
+        .is_some_and(|port| port.tags.is_some());
+    if is_in
+        && !has_tags
+        && matches!(policy, Some(VlanPolicy::Access(_)))
+        && frame.head[12..14] == [0x81, 0]
+    {
         frame.head[14] &= 0xf0;
         frame.head[15] = 0;
     }

@@ -73,8 +73,10 @@ impl Far {
         };
         // The kernel has removed the tag.
         if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
-            let ([a, b], [high, low]) =
-                (aux.tp_vlan_tpid.to_be_bytes(), aux.tp_vlan_tci.to_be_bytes());
+            let ([a, b], [high, low]) = (
+                aux.tp_vlan_tpid.to_be_bytes(),
+                aux.tp_vlan_tci.to_be_bytes(),
+            );
             bytes.splice(12..12, [a, b, high, low]);
         }
         Some((header, bytes))
