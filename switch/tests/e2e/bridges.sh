@@ -4,7 +4,7 @@
 # qemu-switch.sh --lab, as /switch/bridges.sh; bridges.rs reads its output:
 #
 #   CASE name=ok | CASE name=WHAT was seen
-# shellcheck disable=SC2086 # words are meant
+# shellcheck disable=SC3043,SC2016,SC2086 # the shell is busybox; its variables are meant; words are meant
 set -u
 # The host's ip: busybox's own comes first, whatever PATH is, and does not support namespaces.
 IP=/switch/ip
