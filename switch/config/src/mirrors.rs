@@ -11,6 +11,7 @@ use super::pattern::matches;
 use super::suggest::nearest;
 use super::text_list::TextList;
 use super::texts::{Refusal, Text};
+use super::types::TagProtocol;
 
 pub(super) use super::table::Mirror;
 
@@ -113,6 +114,18 @@ pub(super) fn check(checker: &mut Checker, all: &[Placed<Mirror>], known: &Known
             };
             let message = format!("no port is named {:?}", mirror.to);
             checker.problem_at(placed.place("to"), message, "no such port", help);
+        }
+        let tags = known.ports.get(mirror.to.as_str());
+        let mut tags = tags.iter().flat_map(|port| port.bridge_tags());
+        let tag =
+            tags.find(|tag| tag.protocol == TagProtocol::Vlan && Some(tag.vlan) == mirror.to_vlan);
+        if let Some(tag) = tag {
+            let message = format!(
+                "VLAN {} is the tag of bridge {:?} on port {:?}",
+                tag.vlan, tag.bridge, mirror.to
+            );
+            let help = "take a VLAN that has no other use";
+            checker.problem_at(placed.place("to_vlan"), message, "a bridge's", help);
         }
         if mirror.ports.contains(&mirror.to) {
             let message = format!("port {:?} cannot get copies of its own frames", mirror.to);

@@ -119,12 +119,12 @@ pub struct Frame {
     pub verdict: Verdict,
     /// The frame's VLAN in its bridge, below 4096; 0 for frames that belong to none.
     pub vlan: u16,
-    /// Number of 802.1Q or 802.1ad tags that are not counted in its length (`TAGS_MAX` at most).
-    pub tags: u8,
     /// Whether the frame has an 802.1Q tag, behind its bridge's tag if it has that.
     pub tagged: bool,
     /// Whether another tag follows it, of either kind; without an 802.1Q tag, whether it has an 802.1ad tag.
     pub stacked: bool,
+    /// Number of 802.1Q or 802.1ad tags that are not counted in its length (`TAGS_MAX` at most).
+    pub tags: u8,
     /// The number of the frame's bridge; 0 for the default bridge.
     pub bridge: u8,
     /// Whether the frame begins with its bridge's tag.
@@ -162,15 +162,12 @@ impl Frame {
         bridge_tag: [0; TAG_LEN],
     };
 
-    /// Everything that decides where the frame goes and what happens to its tags, as one word: verdict, VLAN, bridge, tags.
-    /// Frames with equal words are handled the same. A verdict has 18 bits, and a VLAN 12.
+    /// Everything that decides where the frame goes and what happens to its tag, as one word: verdict, VLAN, tags. VLAN and
+    /// tags lie beside each other, so that one load reads them. Frames of one bridge with equal words are handled the same.
     #[inline(always)]
     pub fn route(&self) -> u64 {
-        let (tagged, stacked) = (u8::from(self.tagged), u8::from(self.stacked));
-        let has_bridge_tag = u8::from(self.has_bridge_tag);
-        // In the order of the fields: read as one word.
-        let tags = u32::from_le_bytes([tagged, stacked, self.bridge, has_bridge_tag]);
-        u64::from(self.verdict.0 | u32::from(self.vlan) << 20) | u64::from(tags) << 32
+        let tags = u64::from(self.tagged) | u64::from(self.stacked) << 8;
+        u64::from(self.verdict.0) | u64::from(self.vlan) << 32 | tags << 48
     }
 
     /// Number of bytes of `head` that belong to the frame.

@@ -53,6 +53,7 @@ mistakes! {
     bridge_tags_that_are_the_same: uplink("up0", "bridges = [{ vlan = 7, bridge = \"tenant-a\" }, { vlan = 7, bridge = \"tenant-b\" }]");
     bridge_with_two_tags: uplink("up0", "bridges = [{ vlan = 7, bridge = \"tenant-a\" }, { vlan = 8, bridge = \"tenant-a\" }]");
     bridge_with_a_tag_on_each_uplink: uplink("up0", "bridges = [{ vlan = 7, bridge = \"tenant-a\" }]") + &uplink("up1", "bridges = [{ vlan = 8, bridge = \"tenant-a\" }]");
+    bridge_tag_of_a_mirror: uplink("up0", "bridges = [{ vlan = 7, bridge = \"tenant-a\" }]") + "[[mirror]]\nname = \"ids\"\nto = \"up0\"\nto_vlan = 7\n";
     bridge_tag_of_the_default_one: uplink("up0", "bridge = \"tenant-a\"\nbridges = [{ vlan = 7, bridge = \"default\" }]");
     bridge_that_is_the_ports_own: uplink("up0", "bridge = \"tenant-a\"\nbridges = [{ vlan = 7, bridge = \"tenant-a\" }]");
     bridge_tag_of_an_own_vlan: uplink("up0", "vlan = { trunk = [\"1-9\"] }\nbridges = [{ vlan = 7, bridge = \"tenant-a\" }]");

@@ -172,6 +172,23 @@ impl Groups {
         }
     }
 
+    /// Makes the port forget its connections: it is in another bridge, where others may have the addresses of their peers. The
+    /// next sweeps remove them.
+    pub(super) fn forget_connections(&mut self, port: &str) {
+        let Some(installed) = self.ports.get_mut(port) else {
+            return;
+        };
+        self.zones_made += 1;
+        let zone = Zone::new(self.zones_made, installed.connections_max);
+        *installed = Installed::new(
+            installed.list.clone(),
+            Arc::new(zone),
+            installed.connections_max,
+            installed.keeps,
+        );
+        self.retain(|_| true);
+    }
+
     /// Call it before rules change. Generations have 8 bits, and sweeps may take longer than as many changes.
     fn note_change(&mut self) {
         self.changes += 1;
@@ -236,15 +253,16 @@ fn compile(
     workers: usize,
 ) -> (Vec<Option<Arc<Compiled>>>, Vec<String>) {
     let mut remotes = Remotes::new(config);
-    let mut made: HashMap<&[String], Option<Arc<Compiled>>> = HashMap::new();
+    let mut made: HashMap<(&str, &[String]), Option<Arc<Compiled>>> = HashMap::new();
     let mut failed = Vec::new();
     let lists = config.ports.iter().map(|port| {
         let names = port.groups();
         if names.is_empty() {
             return None;
         }
-        let list = made.entry(names).or_insert_with(|| {
-            let rules = resolve::rules(config, names, &mut remotes);
+        // The members of a group that is a peer are those in the port's own bridge.
+        let list = made.entry((&port.bridge, names)).or_insert_with(|| {
+            let rules = resolve::rules(config, (&port.bridge, names), &mut remotes);
             match compile_list(names, rules, known, workers) {
                 Ok(list) => Some(list),
                 Err(why) => {
@@ -264,8 +282,8 @@ fn compile_list(
     known: &[Arc<Compiled>],
     workers: usize,
 ) -> Result<Arc<Compiled>, String> {
-    let before = known.iter().find(|list| list.names == names);
-    if let Some(same) = before.filter(|list| list.rules == rules) {
+    let mut before = known.iter().filter(|list| list.names == names);
+    if let Some(same) = before.find(|list| list.rules == rules) {
         return Ok(same.clone());
     }
     let of_engine = rules.iter().map(ResolvedRule::for_engine).collect();
@@ -474,6 +492,11 @@ mod tests {
         let installed = &groups.ports["a"];
         assert_eq!((installed.zone.id(), installed.generation), (zone, 1));
         assert_eq!(groups.zones.len(), 3);
+        groups.forget_connections("a");
+        let other = groups.ports["a"].zone.id();
+        assert!(
+            other != zone && groups.zones.contains_key(&other) && !groups.zones.contains_key(&zone)
+        );
         groups.retain(|name| name != "a");
         assert!(groups.policy("a").is_none() && !groups.zones.contains_key(&zone));
         groups.install(&after.ports[0], lists[0].clone().expect("a list"), true);

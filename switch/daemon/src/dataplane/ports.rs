@@ -108,6 +108,10 @@ impl Dataplane {
             || settings.loop_protect.is_some();
         let disabled = settings.disabled.filter(|it| *it != port.options.disabled);
         if let Some(bridges) = &settings.bridges {
+            if port.options.bridges.own != bridges.own {
+                state.groups.forget_connections(&port.options.name);
+                port.view.groups = state.groups.policy(&port.options.name);
+            }
             port.options.bridges.clone_from(bridges);
             state.bridges.place(&mut port.view, bridges);
         }

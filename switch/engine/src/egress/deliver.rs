@@ -56,8 +56,13 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     // Run by run: consecutive frames with the same route are decided on once.
     while let Some(first) = frames.get(rest.start) {
         let route = first.route();
-        let same = frames.iter().skip(rest.start + 1);
-        let len = 1 + same.take_while(|frame| frame.route() == route).count();
+        // Where there are several bridges, frames with equal routes may be of different ones.
+        let behind = match view.has_bridges {
+            true => &[],
+            false => frames.get(rest.start + 1..).unwrap_or(&[]),
+        };
+        let same = behind.iter().take_while(|frame| frame.route() == route);
+        let len = 1 + same.count();
         let run = rest.start..rest.start + len;
         rest.start = run.end;
         let reason = match first.verdict.decision() {

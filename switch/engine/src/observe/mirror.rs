@@ -178,10 +178,15 @@ impl Mirror {
         let Some(source) = source else {
             return false;
         };
-        if view.has_bridges {
-            // The counts are of all bridges together.
+        if view.has_bridges || view.snooping.is_some() {
+            // The counts are of all bridges together, and of whole VLANs.
+            let list = view.snooping.as_ref().and_then(|snooping| {
+                let list = snooping.multicast.targets(frame, false)?;
+                Some((&snooping.multicast, list))
+            });
+            let listens = |port| list.is_none_or(|(multicast, list)| multicast.has(list, port));
             let mut ports = view.flooded_to(ingress, (frame.bridge, frame.vlan));
-            return ports.any(|port| self.options.sent.has(port));
+            return ports.any(|port| self.options.sent.has(port) && listens(port));
         }
         let counts = match source.is_isolated {
             true => &self.uplinks,

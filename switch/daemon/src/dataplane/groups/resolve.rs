@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crosspoint_config::{Config, GroupRule, Peer, RuleDirection};
+use crosspoint_config::{Config, GroupRule, Peer, Port, RuleDirection};
 use crosspoint_engine::groups::{Direction, Rule, TooComplex};
 use crosspoint_packet::IpNet;
 
@@ -40,7 +40,8 @@ impl ResolvedRule {
 /// The addresses of peers, each made once.
 pub(super) struct Remotes<'a> {
     config: &'a Config,
-    made: HashMap<Peer, Option<Arc<[IpNet]>>>,
+    /// By bridge and peer.
+    made: HashMap<(String, Peer), Option<Arc<[IpNet]>>>,
 }
 
 impl<'a> Remotes<'a> {
@@ -49,9 +50,10 @@ impl<'a> Remotes<'a> {
         Self { config, made }
     }
 
-    /// The addresses of a peer; `None` for any.
-    fn of(&mut self, peer: &Peer) -> Option<Arc<[IpNet]>> {
-        if let Some(known) = self.made.get(peer) {
+    /// The addresses of a peer in a bridge; `None` for any.
+    fn of(&mut self, bridge: &str, peer: &Peer) -> Option<Arc<[IpNet]>> {
+        let key = (bridge.to_owned(), peer.clone());
+        if let Some(known) = self.made.get(&key) {
             return known.clone();
         }
         let config = self.config;
@@ -64,20 +66,22 @@ impl<'a> Remotes<'a> {
             }
             Peer::Group(name) => {
                 let members = config.ports.iter();
-                let members = members.filter(|port| port.groups().contains(name));
+                let is_member =
+                    |port: &&Port| port.bridge == bridge && port.groups().contains(name);
+                let members = members.filter(is_member);
                 let addresses = members.flat_map(|port| port.addresses.ip.iter().copied());
                 Some(addresses.collect())
             }
         };
-        self.made.insert(peer.clone(), remote.clone());
+        self.made.insert(key, remote.clone());
         remote
     }
 }
 
-/// The rules of a list of groups, in its order.
+/// The rules of a list of groups, in its order, for a port of a bridge.
 pub(super) fn rules(
     config: &Config,
-    names: &[String],
+    (bridge, names): (&str, &[String]),
     remotes: &mut Remotes<'_>,
 ) -> Vec<ResolvedRule> {
     let groups = names
@@ -88,7 +92,7 @@ pub(super) fn rules(
         for rule in group.effective_rules() {
             all.push(ResolvedRule {
                 group: group.name.clone(),
-                remote: remotes.of(&rule.peer),
+                remote: remotes.of(bridge, &rule.peer),
                 stateful: group.stateful,
                 rule,
             });
