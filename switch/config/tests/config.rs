@@ -21,3 +21,5 @@ mod meaning;
 mod messages;
 #[path = "config/odd.rs"]
 mod odd;
+#[path = "config/report.rs"]
+mod report;

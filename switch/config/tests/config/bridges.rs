@@ -1,21 +1,12 @@
 //! Bridges: their meaning, the messages about mistakes, and how plans and files have them.
 
 use crosspoint_config::plan::{How, Plan};
-use crosspoint_config::{BridgeTag, Config, ConfigError, TagProtocol};
+use crosspoint_config::{BridgeTag, Config, TagProtocol};
+
+use crate::report::{error, parse, snapshot};
 
 const BRIDGES: &str =
     "[[bridge]]\nname = \"tenant-a\"\n[[bridge]]\nname = \"tenant-b\"\nfdb_capacity = 57344\n";
-
-fn parse(lines: &str) -> Config {
-    match Config::parse("switch.toml", &format!("version = 1\n{lines}")) {
-        Ok(config) => config,
-        Err(error) => panic!("{}", error.render()),
-    }
-}
-
-fn error(lines: &str) -> ConfigError {
-    Config::parse("switch.toml", &format!("version = 1\n{lines}")).expect_err("a mistake")
-}
 
 fn guest(name: &str, keys: &str) -> String {
     format!(
@@ -25,14 +16,6 @@ fn guest(name: &str, keys: &str) -> String {
 
 fn uplink(name: &str, keys: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"{name}\"\n{keys}\n")
-}
-
-fn snapshot(case: &str, error: &ConfigError) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../snapshots");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(format!("config_{case}"), error.render()));
 }
 
 /// One test per case: the mistake's name, and the lines with it.

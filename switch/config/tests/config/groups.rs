@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crosspoint_config::plan::{How, Plan, When};
-use crosspoint_config::{Config, ConfigError, Group, OnChange, Peer, RuleDirection};
+use crosspoint_config::{Config, Group, OnChange, Peer, RuleDirection};
+
+use crate::report::{error, parse, snapshot};
 
 /// A guest with the group "web".
 const GUEST: &str = "[[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/run/web-1.sock\"\ngroups = [\"web\"]\n";
@@ -11,27 +13,8 @@ const GROUP: &str = "[[group]]\nname = \"web\"\n";
 const UPLINK: &str =
     "[[port]]\nname = \"up0\"\ntype = \"xdp\"\ninterface = \"enp1s0f0\"\ngroups = [\"web\"]\n";
 
-fn parse(lines: &str) -> Config {
-    match Config::parse("switch.toml", &format!("version = 1\n{lines}")) {
-        Ok(config) => config,
-        Err(error) => panic!("{}", error.render()),
-    }
-}
-
-fn error(lines: &str) -> ConfigError {
-    Config::parse("switch.toml", &format!("version = 1\n{lines}")).expect_err("a mistake")
-}
-
 fn group(rules: &str) -> String {
     format!("{GUEST}{GROUP}rules = [{rules}]\n")
-}
-
-fn snapshot(case: &str, error: &ConfigError) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../snapshots");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(format!("config_{case}"), error.render()));
 }
 
 /// One test per case: the mistake's name, and the lines with it.

@@ -4,6 +4,8 @@
 
 use crosspoint_config::{Config, ConfigError, limits};
 
+use crate::report::snapshot;
+
 /// The beginning of a port without mistakes.
 const GUEST: &str =
     "version = 1\n\n[[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/run/web-1.sock\"\n";
@@ -16,14 +18,6 @@ const WEB_3: &str =
 
 fn error(text: &str) -> ConfigError {
     Config::parse("switch.toml", text).expect_err("a mistake")
-}
-
-fn snapshot(case: &str, error: &ConfigError) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../snapshots");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(format!("config_{case}"), error.render()));
 }
 
 /// One test per case: the mistake's name, and a file with it.
