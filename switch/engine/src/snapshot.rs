@@ -206,7 +206,7 @@ pub struct Snapshot {
     is_observed: bool,
     /// Recognizes loop probes that came back; `None` if no port sends any.
     pub probes: Option<Arc<Probes>>,
-    /// Who gets multicast; `None` if it is flooded.
+    /// The ports of multicast groups; `None` if all multicast is flooded.
     pub snooping: Option<Snooping>,
 }
 

@@ -133,7 +133,7 @@ impl Topic {
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
             Topic::Bridges => "bridges, their ports, and how full their forwarding databases are",
-            Topic::Multicast => "multicast groups, their ports, and who asks for reports",
+            Topic::Multicast => "multicast groups, their ports, and the queriers",
             Topic::Groups => "security groups, and the ports that have them",
             Topic::Rules => {
                 "the rules of security groups, and how often each has allowed something"

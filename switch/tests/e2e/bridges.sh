@@ -37,7 +37,7 @@ LINES
 serve() { $IP netns exec "$1" socat -U "$2" "$3" > "/tmp/socat-$1" 2>&1 & }
 
 # Which tenant answers at an address through a device of c, if one does.
-who() { timeout 9 $IP netns exec c socat -u "TCP4:$2:80,connect-timeout=3,so-bindtodevice=$1" - 2> /dev/null; }
+answerer() { timeout 9 $IP netns exec c socat -u "TCP4:$2:80,connect-timeout=3,so-bindtodevice=$1" - 2> /dev/null; }
 
 # A file of many segments arrives whole.
 file() { timeout 40 $IP netns exec c socat -u "TCP4:$2:7000,connect-timeout=3,so-bindtodevice=$1" - | cmp - /tmp/blob; }
@@ -69,10 +69,10 @@ LINES
 crosspoint run --config /switch/bridges.toml > /tmp/switch.log 2>&1 &
 until crosspoint show ports 2> /dev/null | grep -c ' up ' | grep -q 3; do sleep 0.1; done
 
-says by_802.1Q a who t100 $ADDRESS
-says by_802.1ad b who t200 $ADDRESS
-says by_a_tag_behind_802.1ad b who i5 $INNER
-says not_without_a_tag '' who eth0 $ADDRESS
+says by_802.1Q a answerer t100 $ADDRESS
+says by_802.1ad b answerer t200 $ADDRESS
+says by_a_tag_behind_802.1ad b answerer i5 $INNER
+says not_without_a_tag '' answerer eth0 $ADDRESS
 for way in t100:$ADDRESS t200:$ADDRESS i5:$INNER; do says "file_through_${way%:*}" '' file "${way%:*}" "${way#*:}"; done
 says each_bridge_has_the_address 2 sh -c "crosspoint show fdb $MAC | grep -o 'tenant-[ab]' | sort -u | wc -l"
 crosspoint show bridges | sed 's/^/SHOWN /'
@@ -81,8 +81,8 @@ for change in 'b bridge=default' 'a bridge=tenant-b' 'b bridge=tenant-a'; do
   crosspoint port set $change 2>&1 | sed 's/^/SHOWN /'
 done
 $IP -n c neigh flush all
-says changed_by_802.1Q b who t100 $ADDRESS
-says changed_by_802.1ad a who t200 $ADDRESS
+says changed_by_802.1Q b answerer t100 $ADDRESS
+says changed_by_802.1ad a answerer t200 $ADDRESS
 crosspoint trace c --frame "${MAC%%:*}5400080001020000000003$(printf '88a800c8')88b7$(printf '%092d' 0)" | sed 's/^/SHOWN /'
 crosspoint show drops | sed 's/^/SHOWN /'
 wget -q -O /tmp/metrics http://127.0.0.1:9477/metrics

@@ -75,7 +75,7 @@ fn a_stream_goes_to_the_hosts_that_joined_its_group_and_to_no_other() {
         let (len, _) = socket.recv_from(&mut bytes).expect("it arrives");
         assert_eq!(&bytes[..len], text.as_bytes());
     }
-    // A group that nobody has joined is flooded, so the other host is not deaf. The router's bridge would keep it to itself.
+    // A group that no host has joined is flooded, so the other host is not deaf. The router's bridge would keep it to itself.
     send(member, OTHER, "for all");
     wait_until("a frame of the other group", s(10), || {
         seen.log().contains("239.1.2.4").then_some(())

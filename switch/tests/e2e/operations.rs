@@ -164,7 +164,7 @@ fn a_prometheus_with_certificate_and_token_scrapes_and_goes_on_after_both_are_re
     assert_eq!(scraped(&prometheus), ("up".to_owned(), String::new()));
     logged("token; chmod o=");
 
-    // A certificate without its key, as between two writes: nothing changes, and everybody is told.
+    // A certificate without its key, as between two writes: nothing changes, and each command says so.
     fs::copy(other.path("server.crt"), authority.path("server.crt")).expect("copied");
     let wrong = "does not belong to the first certificate in";
     for (status, text) in [check(), reload()] {

@@ -81,7 +81,7 @@ fn a_collectors_port_is_that_of_sflow_unless_it_is_given() {
     assert_eq!(config.sflow.ports, ["*"]);
 }
 
-/// Like `ports_dir`, and unlike the working directory of whoever starts the switch.
+/// Like `ports_dir`, and unlike the working directory of the process that starts the switch.
 #[test]
 fn files_of_metrics_lie_beside_the_configuration() {
     let lines = "metrics = { tls = { certificate = \"a.crt\", key = \"/k/a.key\", client_ca = \"ca.crt\" }, token_file = \"token\" }";

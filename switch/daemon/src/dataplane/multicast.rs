@@ -1,4 +1,4 @@
-//! Who is in which multicast group, as snooping has heard it, and which ports have multicast routers behind them.
+//! The members of multicast groups, as snooping has heard them, and the ports with multicast routers behind them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -62,7 +62,7 @@ impl Snooping {
         })
     }
 
-    /// Takes a message. Returns whether it changes who gets what.
+    /// Takes a message. Returns whether the ports of any group change.
     fn note(&mut self, heard: Heard, now: Instant) -> bool {
         let Heard { port, place, said } = heard;
         match said {
@@ -172,7 +172,7 @@ impl Snooping {
         self.has_changed |= self.expire(Instant::now(), |_, bridge| bridge != number);
     }
 
-    /// Who gets what now.
+    /// The ports of each group now.
     fn compile(&self) -> Multicast {
         let mut multicast = Multicast::new(self.settings.unknown == UnknownMulticast::Drop);
         let routers = |place: Place, family| -> Vec<u16> {
@@ -216,7 +216,7 @@ impl Dataplane {
         drop(self.publish(&mut state, Vec::new()));
     }
 
-    /// Takes what workers have heard, and publishes who gets what if that has changed. Called about ten times a second.
+    /// Takes what workers have heard, and publishes the ports of each group if they have changed. Called about ten times a second.
     pub(super) fn snoop(&self, state: &mut State, now: Instant) {
         let Some(messages) = state.snooping.messages.clone() else {
             return;

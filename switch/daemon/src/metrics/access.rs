@@ -1,4 +1,4 @@
-//! Who may read the metrics, and how: what the files of `[metrics]` say.
+//! The clients that may read the metrics, and how: what the files of `[metrics]` say.
 //!
 //! They are read before they are used, and as a whole: a file that is wrong changes nothing, so that the server keeps what it
 //! had, or does not start. It never falls back to serving without TLS or token.
@@ -27,7 +27,7 @@ const TOKEN_BYTES_SHORT: usize = 16;
 /// Mode bits: readable by every user of the host.
 const OTHERS_READ: u32 = 0o004;
 
-/// Who may read the metrics, and how. The default: everyone, by plain HTTP.
+/// The clients that may read the metrics, and how. The default: all, by plain HTTP.
 #[derive(Clone, Default)]
 pub struct Access {
     /// How the server's side of TLS is made; `None`: plain HTTP.

@@ -98,7 +98,7 @@ pub enum MetricsError {
         #[source]
         cause: io::Error,
     },
-    /// The files that say who may read the metrics are wrong.
+    /// The files that say which clients may read the metrics are wrong.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Access(#[from] AccessError),
@@ -151,7 +151,7 @@ impl MetricsServer {
             serve("metrics", accept, admit, |(client, _), place| {
                 let access = locked(&current).clone();
                 let all = greet(client, place, served.clone(), access);
-                // The client notices that it was too slow; nobody else is concerned.
+                // The client notices that it was too slow; no other client is concerned.
                 async move { drop(timeout(CONNECTION_TIME_MAX, all).await) }
             })
             .await

@@ -1,4 +1,4 @@
-//! Who may read the metrics: TLS, clients' certificates and the token, with curl and openssl as the other side.
+//! The clients that may read the metrics: TLS, clients' certificates and the token, with curl and openssl as the other side.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,10 +1,10 @@
 //! Snooping of IGMP and MLD (RFC 4541): multicast goes to the ports that have asked for its group, and to routers.
 //!
 //! A worker passes on what it hears: it writes the groups that a station joins and leaves, and the queries of routers, into a
-//! bounded queue. The control thread keeps the memberships, and publishes who gets what with the next snapshot. So a worker
+//! bounded queue. The control thread keeps the memberships, and publishes the ports of each group with the next snapshot. So a worker
 //! holds no state, and nothing that a guest sends makes it wait.
 //!
-//! Frames are flooded as before where nobody asks for reports (there is no querier in the VLAN), and for groups whose scope is
+//! Frames are flooded as before where no querier asks for reports, and for groups whose scope is
 //! the link (224.0.0.0/24 and ff02::/16): not every station reports those.
 
 use std::collections::HashMap;
@@ -141,7 +141,7 @@ impl Messages {
     }
 }
 
-/// Who gets multicast, as workers see it; immutable.
+/// The ports of each multicast group, as workers see them; immutable.
 #[derive(Default)]
 pub struct Multicast {
     /// By place and family: the number of the list of ports with routers. Only places with a querier are here.
@@ -184,7 +184,7 @@ impl Multicast {
         self.members.insert((place, group), list);
     }
 
-    /// Returns the ports of a group; `None` if it has no members, or nobody asks for them.
+    /// Returns the ports of a group; `None` if it has no members, or no querier asks for them.
     pub fn ports_of(&self, place: Place, group: IpAddr) -> Option<&[u16]> {
         self.routers.get(&(place, Family::of(group)))?;
         self.ports(*self.members.get(&(place, group))?)
@@ -356,7 +356,7 @@ pub(crate) fn refuse_routers(burst: &mut Burst) {
 pub struct Snooping {
     /// Where they put what they hear.
     pub messages: Arc<Messages>,
-    /// Who gets what.
+    /// The ports of each group.
     pub multicast: Arc<Multicast>,
 }
 
@@ -464,7 +464,7 @@ fn mld(text: &[u8], source: IpAddr, mut hear: impl FnMut(Said)) {
 }
 
 /// The records of a report of IGMPv3 (RFC 3376, 4.2.4) or MLDv2 (RFC 3810, 5.2.5), with addresses of `N` bytes. Sources are
-/// not told apart: who wants a group from any source gets all of it.
+/// not told apart: a port that wants a group from some source gets all of it.
 fn records<const N: usize>(text: &[u8], mut hear: impl FnMut(Said))
 where
     IpAddr: From<[u8; N]>,

@@ -1,4 +1,4 @@
-//! Snooping: who gets multicast, by what stations and routers have said.
+//! Snooping: the ports that get multicast, by what stations and routers have said.
 
 use std::net::IpAddr;
 use std::sync::Arc;

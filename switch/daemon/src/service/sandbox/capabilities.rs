@@ -44,7 +44,7 @@ pub(super) fn keep_for_helper() -> io::Result<()> {
 
 fn keep(wanted: CapabilitySet) -> io::Result<()> {
     let now = capabilities(None)?;
-    // Without CAP_SETPCAP, whoever started the process has decided about this set.
+    // Without CAP_SETPCAP, the process that started this one has decided about this set.
     if now.effective.contains(CapabilitySet::SETPCAP) {
         for one in (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
             // An error: the kernel does not know the number.

@@ -154,7 +154,7 @@ fn start_helper() -> std::io::Result<UnixStream> {
     command.current_dir("/").env_clear();
     command.stdin(Stdio::from(OwnedFd::from(its)));
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    // It ends with the connection, at the end of this process, so nobody waits for it.
+    // It ends with the connection, at the end of this process, so the daemon does not wait for it.
     command.spawn()?;
     Ok(own)
 }
