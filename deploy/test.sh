@@ -12,7 +12,7 @@
 #   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under the address sanitizer if this Rust has one
 #   instructions  the machine code of the data path in a build of the release profile: deploy/instructions.sh
 #
-# What lint, loom, miri, fuzz and instructions compile is compiled while e2e waits for its guests, on otherwise idle cores.
+# What lint, loom, miri, fuzz and instructions compile is compiled while deploy and e2e wait, on otherwise idle cores.
 #
 # If a step fails, the others still run. The last line lists what failed, what passed only the second time, and what this
 # host cannot run. Ends with 0 only if nothing failed.
@@ -226,8 +226,9 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
   cd "$REPO"
   prepare
-  for part in unit deploy; do if wanted "$part"; then "$part"; fi; done
+  if wanted unit; then unit; fi
   build_ahead
+  if wanted deploy; then deploy; fi
   if wanted e2e; then e2e; fi
   end_ahead
   for part in lint loom miri fuzz instructions; do if wanted "$part"; then "$part"; fi; done

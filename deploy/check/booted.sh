@@ -119,11 +119,14 @@ doctor() {
   { crosspoint doctor --config /etc/crosspoint/crosspoint.toml --json || true; } |
     python3 -c 'import json, sys; print(*[one["severity"] + " " + one["found"] for one in json.load(sys.stdin)["findings"] if one["id"] == sys.argv[1]])' "$1"
 }
-worker() { grep -lx worker-0 "/proc/$(property MainPID)"/task/*/comm | cut -d / -f 5; }
+worker() { grep -lx worker-0 "/proc/$(switch)"/task/*/comm | cut -d / -f 5; }
+# The process that serves the ports, a child of the main process.
+switch() { grep -lx worker-0 /proc/[0-9]*/task/*/comm 2> /dev/null | head -n 1 | cut -d / -f 3; }
+is_another() { [ -n "$(switch)" ] && [ "$(switch)" != "$1" ]; }
 
 # Run by systemd.
 inside_systemd() {
-  local before up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
+  local before main up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
   systemctl --version | head -n 1
   systemctl start crosspoint
   # "Started" means ready, so all of this holds at once.
@@ -156,6 +159,20 @@ inside_systemd() {
   [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-2.sock)" = 'crosspoint crosspoint 660' ]
   grep -q web-2 /etc/crosspoint/ports.d/*.toml
   crosspoint port remove web-2 --keep
+  # Another process serves the ports after an upgrade, and after a crash; the service goes on.
+  main=$(property MainPID) before=$(switch)
+  crosspoint upgrade --dry-run
+  [ "$(switch)" = "$before" ]
+  [ "$(crosspoint upgrade --if-changed)" = 'the installed program runs already' ]
+  [ "$(switch)" = "$before" ]
+  crosspoint upgrade
+  is_another "$before"
+  until_so "it is as before" says "$up"
+  before=$(switch)
+  kill -KILL "$before"
+  until_so "it is started again by its supervisor" is_another "$before"
+  until_so "it is as before" says "$up"
+  [ "$(property MainPID) $(property NRestarts)" = "$main 0" ]
   python3 /run/hold.py "$(worker)" 6 &
   until_so "the status names the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'
   until_so "it is started again" has_restarted
@@ -166,11 +183,13 @@ inside_systemd() {
   doctor socket-folder | grep '^ok .* the unit makes the folder when it starts'
   [ "$(property ActiveState) $(property Result)" = "inactive success" ]
   systemctl start crosspoint
-  # Back to the older version: the daemon runs on until it is restarted, and the files stay.
-  before=$(property MainPID)
+  # Back to the older version: it takes over, and the files stay.
+  main=$(property MainPID) before=$(switch)
   DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --install "$OLDER"
   [ "$(dpkg-query --show --showformat '${Version}' crosspoint)" = 0.0.1 ]
-  [ "$(property MainPID)" = "$before" ]
+  is_another "$before"
+  [ "$(property MainPID)" = "$main" ]
+  until_so "it is as before, in another process" says "$up"
   crosspoint check --config /etc/crosspoint/crosspoint.toml
   systemctl restart crosspoint
   until_so "it is as before, with the older version" says "$up"

@@ -16,7 +16,7 @@ NAMED = re.compile(r"(?<![\w.])/(?:usr/share/(?:doc|man)|usr/lib/systemd|etc)/[\
 MADE = ("/etc/crosspoint/ports.d", "/etc/systemd/")
 SOCKET = re.compile(r"/run/crosspoint/[\w./-]*\.sock")
 # Not of guests.
-OWN_SOCKETS = {"/run/crosspoint/control.sock"}
+OWN_SOCKETS = {"/run/crosspoint/control.sock", "/run/crosspoint/supervisor.sock"}
 
 
 def prose(text):

@@ -11,6 +11,7 @@ use crate::completions::{self, Completions};
 use crate::control::ask;
 use crate::man::ManPages;
 use crate::show::Show;
+use crate::supervise::{Supervise, UpgradeCommand};
 use crate::top::Top;
 use crate::{check, doctor, help, run};
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    Supervise(Supervise),
+    Upgrade(UpgradeCommand),
     /// Validate a configuration without starting anything
     #[command(after_long_help = help::CHECK)]
     Check {
@@ -127,6 +130,8 @@ pub fn run() -> ExitCode {
     completions::answer(Cli::command);
     match parse().command {
         Command::Run { config } => run::run(&config),
+        Command::Supervise(supervise) => supervise.run(),
+        Command::Upgrade(upgrade) => upgrade.run(),
         Command::Check { config, host } => check::check(&config, host),
         Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
         Command::Health(health) => health.run(),

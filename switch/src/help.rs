@@ -26,6 +26,27 @@ Exit status:
   1  it could not start; the message gives the reason
   2  the command line is wrong";
 
+pub(crate) const SUPERVISE: &str = "\
+Examples:
+  crosspoint supervise --config /etc/crosspoint/crosspoint.toml
+  crosspoint upgrade
+
+Exit status:
+  0  it was ended by SIGTERM or SIGINT
+  1  the switch could not start, or crashes again and again; the message gives the reason
+  2  the command line is wrong";
+
+pub(crate) const UPGRADE: &str = "\
+Examples:
+  crosspoint upgrade --dry-run
+  crosspoint upgrade
+  crosspoint upgrade --back
+
+Exit status:
+  0  the new process serves the guests; with --dry-run, it would
+  1  nothing has changed; the message gives the reason
+  2  the command line is wrong";
+
 pub(crate) const CHECK: &str = "\
 Examples:
   crosspoint check --config /etc/crosspoint/crosspoint.toml

@@ -20,5 +20,6 @@ mod report;
 mod run;
 mod set;
 pub mod show;
+mod supervise;
 mod top;
 mod trace;

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crosspoint_config::{Config, ConfigError};
 use crosspoint_daemon::daemon::Daemon;
+use crosspoint_daemon::handover;
 use crosspoint_daemon::service::notify::Service;
 use crosspoint_daemon::service::{log, notify, sandbox};
 use crosspoint_daemon::start_error::StartError;
@@ -16,6 +18,9 @@ use miette::Diagnostic;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// Time between two signs of life to the supervisor.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Loads the configuration at `path`; `-` is standard input.
 pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
@@ -34,11 +39,26 @@ fn fail_config(error: &ConfigError) -> ExitCode {
 /// Runs until SIGTERM or SIGINT; SIGHUP makes it read its configuration again.
 pub(crate) fn run(path: &Path) -> ExitCode {
     log::report_panics();
+    // Before the records of a predecessor, which have descriptors.
+    raise_open_files();
+    if let Err(why) = handover::connect() {
+        log::print(&format!(
+            "error: the supervisor cannot be understood: {why}\n"
+        ));
+        return ExitCode::FAILURE;
+    }
+    if handover::is_supervised() {
+        // A program that was started by its descriptor has a number for a name.
+        let _ = rustix::thread::set_name(c"crosspoint");
+    }
     let affinity = affinity();
     // A mistake in one guest's file of `ports_dir` must not keep the other guests from the network.
     let loaded = match Config::load_lenient(path, None, &affinity) {
         Ok(loaded) => loaded,
-        Err(error) => return fail_config(&error),
+        Err(error) => {
+            handover::refuse(&format!("the configuration is wrong: {error}"));
+            return fail_config(&error);
+        }
     };
     // Before any other thread starts, since threads begin with what their creator has left.
     let sandbox = sandbox::enter(&loaded.config, path);
@@ -53,13 +73,13 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    raise_open_files();
     keep_off_worker_cores(&loaded.config, &affinity);
     let ports = loaded.config.ports.len();
     let daemon = match Daemon::start_from(path, loaded, &affinity) {
         Ok(daemon) => daemon,
         Err(error) => {
             log_limit.finish();
+            handover::refuse(&error.to_string());
             if let StartError::Config(error) = error {
                 return fail_config(&error);
             }
@@ -70,6 +90,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     };
     tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
+    let mut alive_at = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         // Cleared before the files are read: a signal that comes meanwhile asks for another reload.
         if reload.swap(false, Ordering::Relaxed) && !daemon.try_reload() {
@@ -77,6 +98,10 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         }
         daemon.housekeep();
         service.tick(|| daemon.health());
+        if handover::is_supervised() && Instant::now() >= alive_at && daemon.health().live {
+            alive_at = Instant::now() + SIGN_OF_LIFE;
+            handover::sign_of_life();
+        }
         log_limit.tick();
         // A signal ends the wait early.
         std::thread::park_timeout(Daemon::HOUSEKEEPING);
@@ -99,7 +124,7 @@ fn flag(signals: &[c_int]) -> io::Result<Arc<AtomicBool>> {
 }
 
 /// Raises the soft limit of open files to the hard one: every ring of every guest has two files.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;

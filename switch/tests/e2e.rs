@@ -60,6 +60,8 @@ mod shares;
 mod top;
 #[path = "e2e/tunnels.rs"]
 mod tunnels;
+#[path = "e2e/upgrade.rs"]
+mod upgrade;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/weights.rs"]

@@ -12,6 +12,7 @@ use miette::Diagnostic;
 
 use crate::api::{ControlServer, SocketError};
 use crate::dataplane::{BalanceOptions, Dataplane, DataplaneOptions};
+use crate::handover;
 use crate::ports::nic;
 use crate::reconcile::Running;
 use crate::service::progress::Beat;
@@ -27,6 +28,8 @@ pub struct Daemon {
     started: Instant,
     /// When missing parts are next retried.
     retry_at: Mutex<Instant>,
+    /// When the tables are next recorded for a successor.
+    tables_at: Mutex<Instant>,
     /// The main loop's beat.
     beat: Arc<Beat>,
 }
@@ -79,14 +82,9 @@ impl Daemon {
         let running = Running::new(dataplane, config, file, affinity);
         // First what another daemon may hold: a second instance stops here.
         let socket = config.control.socket.clone();
-        let control = match ControlServer::start(&socket, running.clone()) {
-            Ok(control) => Some(control),
-            Err(error @ SocketError::Busy { .. }) => return Err(error.into()),
-            // No guest needs it.
-            Err(error) => {
-                running.note_missing(CONTROL, Some(told(&error)));
-                None
-            }
+        let control = match handover::is_preparing() {
+            true => None,
+            false => start_control(&socket, &running)?,
         };
         let daemon = Daemon {
             control: Mutex::new(control),
@@ -94,9 +92,23 @@ impl Daemon {
             running,
             started: Instant::now(),
             retry_at: Mutex::new(Instant::now() + RETRY_INTERVAL),
+            tables_at: Mutex::new(Instant::now()),
             beat: Beat::new("the main loop, or the port table that it waits for,"),
         };
         daemon.running.open_all(config)?;
+        if handover::is_taking_over() && !handover::is_preparing() {
+            handover::go_on(&daemon.running);
+        } else if let Some(supervisor) = handover::supervisor().filter(|_| handover::is_preparing())
+        {
+            handover::take_over(&daemon.running, supervisor);
+            let control = start_control(&daemon.socket, &daemon.running)?;
+            *daemon
+                .control
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = control;
+            daemon.running.retry_missing();
+        }
+        handover::serve(&daemon.running);
         daemon.running.say_what_was_left_out();
         Ok(daemon)
     }
@@ -108,6 +120,11 @@ impl Daemon {
         self.running.dataplane.housekeep(self.started.elapsed());
         self.running.look_at_folder();
         self.retry_missing();
+        let mut tables_at = self
+            .tables_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        handover::record_tables(&self.running, &mut tables_at);
     }
 
     /// Retries, every few seconds, parts that are missing since the start or were lost later.
@@ -162,6 +179,21 @@ impl Drop for Daemon {
         self.running.close();
         // Explicitly, since a port's thread that was left behind also holds the dataplane.
         self.running.dataplane.stop();
+    }
+}
+
+/// Starts the control socket. Only another daemon on it is an error: no guest needs it.
+fn start_control(
+    socket: &Path,
+    running: &Arc<Running>,
+) -> Result<Option<ControlServer>, StartError> {
+    match ControlServer::start(socket, running.clone()) {
+        Ok(control) => Ok(Some(control)),
+        Err(error @ SocketError::Busy { .. }) => Err(error.into()),
+        Err(error) => {
+            running.note_missing(CONTROL, Some(told(&error)));
+            Ok(None)
+        }
     }
 }
 

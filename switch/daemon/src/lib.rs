@@ -6,6 +6,7 @@ mod capture;
 pub mod daemon;
 pub mod dataplane;
 mod export;
+pub mod handover;
 pub mod metrics;
 pub mod ports;
 pub mod reconcile;

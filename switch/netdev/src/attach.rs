@@ -1,11 +1,10 @@
 //! Attaches the XDP program to an interface by a BPF link, so that it is detached when the process ends.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use aya::maps::{MapData, XskMap};
-use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode};
+use aya::maps::{Map, MapData, MapError, XskMap};
+use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
 
@@ -97,8 +96,17 @@ pub struct Attachment {
     /// Place where it runs.
     pub mode: XdpMode,
     sockets: XskMap<MapData>,
-    _link: FdLink,
-    _promiscuous: Promiscuous,
+    /// The map's descriptor, for another process.
+    map: OwnedFd,
+    link: OwnedFd,
+    promiscuous: Promiscuous,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // Another process may hold copies of the link.
+        detach(self.link.as_fd());
+    }
 }
 
 impl Attachment {
@@ -121,6 +129,34 @@ impl Attachment {
             }
             other => other,
         }
+    }
+
+    /// Goes on with the program that another process has attached to interface number `index`, by the descriptors from [`record`](Self::record).
+    pub fn resume(
+        index: u32,
+        mode: XdpMode,
+        [map, link, promiscuous]: [OwnedFd; 3],
+    ) -> io::Result<Attachment> {
+        let copy = map.try_clone()?;
+        let other = |why: MapError| io::Error::other(why);
+        let data = MapData::from_fd(map).map_err(other)?;
+        Ok(Attachment {
+            mode,
+            sockets: XskMap::try_from(Map::XskMap(data)).map_err(other)?,
+            map: copy,
+            link,
+            promiscuous: Promiscuous::of(promiscuous, index),
+        })
+    }
+
+    /// The descriptors by which another process goes on: map, link, and what keeps the interface promiscuous. The program stays
+    /// attached as long as the link has a copy and this value is not dropped.
+    pub fn record(&self) -> [BorrowedFd<'_>; 3] {
+        [
+            self.map.as_fd(),
+            self.link.as_fd(),
+            self.promiscuous.as_fd(),
+        ]
     }
 
     /// Redirects the frames of receive queue `queue` to `socket`. Frames of queues without a socket go to the kernel.
@@ -151,21 +187,17 @@ fn attach(
         .try_into()
         .map_err(|e: ProgramError| other(e.to_string()))?;
     program.load().map_err(|e| attach_error(interface, e))?;
-    let how = match mode {
-        XdpMode::Native => AyaMode::Driver,
-        XdpMode::Generic => AyaMode::Skb,
-    };
-    let id = program
-        .attach_to_if_index(interface.index, how)
-        .map_err(|e| attach_error(interface, e))?;
-    let link = program.take_link(id).map_err(|e| other(e.to_string()))?;
-    // A program attached by netlink, the older interface, would outlive the process.
-    let link: FdLink = link
-        .try_into()
-        .map_err(|_| other("the kernel gave no BPF link (it needs 5.9)".into()))?;
+    let fd = program.fd().map_err(|e| other(e.to_string()))?;
+    let link = create_link(fd.as_fd(), interface.index, mode);
+    let link = link.map_err(|why| refused(interface, &why))?;
     let map = ebpf
         .take_map(crosspoint_ebpf::SOCKETS)
         .ok_or_else(missing)?;
+    let fd = match &map {
+        Map::XskMap(data) => data.fd().as_fd().try_clone_to_owned(),
+        _ => return Err(missing()),
+    };
+    let fd = fd.map_err(|e| other(e.to_string()))?;
     let sockets = XskMap::try_from(map).map_err(|e| other(e.to_string()))?;
     let promiscuous = Promiscuous::new(interface.index).map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => AttachError::Permission {
@@ -176,8 +208,9 @@ fn attach(
     Ok(Attachment {
         mode,
         sockets,
-        _link: link,
-        _promiscuous: promiscuous,
+        map: fd,
+        link,
+        promiscuous,
     })
 }
 
@@ -194,8 +227,19 @@ fn load_error(interface: &Interface, error: &EbpfError) -> AttachError {
 }
 
 fn attach_error(of: &Interface, error: ProgramError) -> AttachError {
-    let interface = of.name.clone();
     match errno(&error) {
+        Some(number) => refused(of, &io::Error::from_raw_os_error(number)),
+        None => AttachError::Other {
+            interface: of.name.clone(),
+            why: chain(&error),
+        },
+    }
+}
+
+/// Translates the kernel's answer to an attempt to attach the program.
+fn refused(of: &Interface, why: &io::Error) -> AttachError {
+    let interface = of.name.clone();
+    match why.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => AttachError::InUse { interface },
         Some(libc::ENOSPC) => AttachError::PeerQueues {
             interface,
@@ -209,7 +253,7 @@ fn attach_error(of: &Interface, error: ProgramError) -> AttachError {
         Some(libc::EPERM | libc::EACCES) => AttachError::Permission { interface },
         _ => AttachError::Other {
             interface,
-            why: chain(&error),
+            why: why.to_string(),
         },
     }
 }
@@ -218,8 +262,52 @@ fn attach_error(of: &Interface, error: ProgramError) -> AttachError {
 fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
-        ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(e)) => e.raw_os_error(),
         _ => None,
+    }
+}
+
+/// Commands of bpf(2), and the attach type of XDP (include/uapi/linux/bpf.h).
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_XDP: u32 = 37;
+/// Modes of XDP (include/uapi/linux/if_link.h).
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Attaches a program by a BPF link (Linux 5.9), which is what its descriptor refers to. (aya keeps the descriptor of its links to
+/// itself, and another process needs a copy.)
+fn create_link(program: BorrowedFd<'_>, index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+    let flags = match mode {
+        XdpMode::Native => XDP_FLAGS_DRV_MODE,
+        XdpMode::Generic => XDP_FLAGS_SKB_MODE,
+    };
+    let attributes = [program.as_raw_fd() as u32, index, BPF_XDP, flags];
+    let fd = bpf(BPF_LINK_CREATE, &attributes)?;
+    // SAFETY: the kernel has just made this descriptor, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Detaches a link's program, whoever has copies of the link (Linux 5.9).
+fn detach(link: BorrowedFd<'_>) {
+    // If the interface is gone, so is the program.
+    let _ = bpf(BPF_LINK_DETACH, &[link.as_raw_fd() as u32, 0, 0, 0]);
+}
+
+/// bpf(2) with a command whose attributes are up to four words of 32 bits.
+fn bpf(command: libc::c_int, attributes: &[u32; 4]) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads the attributes during the call, as many bytes as the size says, and writes none: both commands
+    // only take values.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_ptr(),
+            size_of_val(attributes),
+        )
+    };
+    match rc {
+        0.. => Ok(rc),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

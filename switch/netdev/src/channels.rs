@@ -2,6 +2,7 @@
 
 use crate::ethtool::{iterate, to_word, word};
 use crate::{Ethtool, LinkError};
+use serde::{Deserialize, Serialize};
 
 /// ETHTOOL_MSG_CHANNELS_GET and _SET.
 const GET: u8 = 17;
@@ -15,7 +16,7 @@ const TX_COUNT: u16 = 7;
 const COMBINED_COUNT: u16 = 9;
 
 /// An interface's queues. Most NICs have combined ones, which receive and transmit; some, and veth, have separate ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channels {
     /// Queues that only receive.
     pub rx: u32,

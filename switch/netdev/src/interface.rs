@@ -1,5 +1,6 @@
 //! Reads the state of an interface (rtnetlink), and sets its MTU.
 
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::PathBuf;
 
@@ -44,7 +45,7 @@ pub struct Interface {
 }
 
 /// The peer of a veth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its number, in its own namespace.
     pub index: u32,

@@ -1,5 +1,5 @@
 //! Network interfaces: their state, their changes and their settings, by rtnetlink and ethtool netlink, with blocking
-//! calls; and the XDP program, attached. `unsafe` is confined to [`promiscuous`], for a socket option, to [`rss`]: netlink has
+//! calls; and the XDP program, attached. `unsafe` is confined to [`promiscuous`], for a socket option, to [`attach`], for bpf(2), to [`rss`]: netlink has
 //! its function only since Linux 6.17, and older kernels need an ioctl; and to one line of [`request`], for a socket that
 //! another process has opened.
 //!
@@ -34,5 +34,5 @@ pub use interface::{Interface, Links, Peer};
 pub use reach::Reach;
 pub use request::LinkError;
 pub use rss::IndirectionTable;
-pub use settings::{Frames, Settings, Wanted};
+pub use settings::{Frames, Settings, SettingsRecord, Wanted};
 pub use xdp::{Netdev, XdpSupport};

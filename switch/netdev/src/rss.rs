@@ -2,6 +2,7 @@
 //!
 //! By ioctl: netlink can set the table only since Linux 6.17; the ioctl works in every kernel with ethtool.
 
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -20,7 +21,7 @@ const SETTING: &str = "setting the RSS indirection table";
 
 /// A NIC's RSS indirection table: a frame's hash, modulo the table's length, chooses an entry, and the entry is the
 /// queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndirectionTable {
     entries: Vec<u32>,
 }

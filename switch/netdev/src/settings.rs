@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Peer};
 
 /// A driver feature that must be off: its name in the kernel, and its name for ethtool.
@@ -65,10 +67,37 @@ pub enum Frames {
 }
 
 /// The previous value, and the value that was set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change<T> {
     was: T,
     set: T,
+}
+
+/// The changes of a [`Settings`], for another process that restores them later. Features are named as the kernel does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsRecord {
+    index: u32,
+    mtu: Option<Change<u32>>,
+    channels: Option<Change<Channels>>,
+    table: Option<Change<IndirectionTable>>,
+    off: Vec<String>,
+    off_at_peers: Vec<(Peer, Vec<String>)>,
+}
+
+/// The features of these names that the switch turns off.
+fn named(names: &[String]) -> Vec<Named> {
+    let known = RECEIVED.iter().chain(SENT).chain(SENT_LARGE);
+    known
+        .filter(|(name, _)| names.iter().any(|wanted| wanted == name))
+        .copied()
+        .collect()
+}
+
+fn names(features: &[Named]) -> Vec<String> {
+    features
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
 }
 
 /// Changes to one interface. Dropping it restores the settings that no other process has changed since. A killed process
@@ -103,6 +132,34 @@ impl Settings {
             off_at_peers: Vec::new(),
             peer: None,
             below: Vec::new(),
+        }
+    }
+
+    /// The changes that another process made to the same interface, as this one's own. `None` if it is another interface.
+    pub fn resume(interface: &Interface, record: SettingsRecord) -> Option<Settings> {
+        if record.index != interface.index {
+            return None;
+        }
+        let peers = record.off_at_peers.into_iter();
+        let mut settings = Settings::new(interface);
+        settings.mtu = record.mtu;
+        settings.channels = record.channels;
+        settings.table = record.table;
+        settings.off = named(&record.off);
+        settings.off_at_peers = peers.map(|(peer, off)| (peer, named(&off))).collect();
+        Some(settings)
+    }
+
+    /// The changes, for another process.
+    pub fn record(&self) -> SettingsRecord {
+        let peers = self.off_at_peers.iter();
+        SettingsRecord {
+            index: self.index,
+            mtu: self.mtu.clone(),
+            channels: self.channels.clone(),
+            table: self.table.clone(),
+            off: names(&self.off),
+            off_at_peers: peers.map(|(peer, off)| (*peer, names(off))).collect(),
         }
     }
 

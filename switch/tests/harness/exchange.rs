@@ -23,11 +23,17 @@ impl<'a> Exchange<'a> {
     /// Connects guests to ports `names`, with the addresses `mac(101)` and `mac(102)`. The switch has learned these when
     /// this returns, so nothing of the exchange is flooded.
     pub fn start(lab: &Lab, switch: &'a Switch<'a>, names: [&str; 2]) -> Self {
-        let connect = |name| {
-            Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-        };
-        let mut guests = names.map(connect);
-        switch.wait_up(&names);
+        Self::start_with(lab, switch, names, &GuestOptions::default())
+    }
+
+    /// Like [`start`](Self::start), with guests of these options.
+    pub fn start_with(
+        lab: &Lab,
+        switch: &'a Switch<'a>,
+        names: [&str; 2],
+        options: &GuestOptions,
+    ) -> Self {
+        let mut guests = connect_pair(lab, switch, names, options);
         introduce(&mut guests);
         let (over, frames) = (
             Arc::new(AtomicBool::new(false)),
@@ -166,4 +172,18 @@ pub fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
         };
         wait_until(&format!("frame {number}"), s(5), arrives);
     }
+}
+
+/// Connects guests to ports `names`.
+pub fn connect_pair(
+    lab: &Lab,
+    switch: &Switch<'_>,
+    names: [&str; 2],
+    options: &GuestOptions,
+) -> [Guest; 2] {
+    let connect =
+        |name| Guest::connect(lab.socket(name), options.clone()).expect("the guest connects");
+    let guests = names.map(connect);
+    switch.wait_up(&names);
+    guests
 }

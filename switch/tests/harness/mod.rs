@@ -17,7 +17,7 @@ mod testpmd;
 use std::time::{Duration, Instant};
 
 pub use attacker::Attacker;
-pub use exchange::{Exchange, ping_pong};
+pub use exchange::{Exchange, connect_pair, ping_pong};
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
 pub use host::{Host, iperf3, iperf3_at_least, iperf3_with};
 pub use lab::{HugePages, Lab};

@@ -50,6 +50,44 @@ impl<'a> Switch<'a> {
         switch
     }
 
+    /// Like [`Switch::start_early`], by `crosspoint supervise`. Its process is the supervisor.
+    pub fn start_supervised(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
+        let socket = lab.socket("supervisor");
+        let words = [
+            "supervise",
+            "--supervisor-socket",
+            socket.to_str().expect("a plain path"),
+        ];
+        let mut switch = Self::spawn_as(lab, "control", METRICS, cores, ports, (&words, &[]));
+        switch.wait_ready();
+        switch.wait_uplinks();
+        switch
+    }
+
+    /// `crosspoint upgrade WORDS`: the exit status and the output.
+    pub fn upgrade(&self, words: &[&str]) -> (ExitStatus, String) {
+        let socket = self.lab.socket("supervisor");
+        let socket = [
+            "--supervisor-socket",
+            socket.to_str().expect("a plain path"),
+        ];
+        Self::command(self.lab, &[&["upgrade"], words, &socket[..]].concat())
+    }
+
+    /// The process ID of the process that serves the ports, under a supervisor.
+    pub fn supervised_id(&self) -> u32 {
+        self.try_supervised_id().expect("a process")
+    }
+
+    /// Like [`supervised_id`](Self::supervised_id), while there may be none.
+    pub fn try_supervised_id(&self) -> Option<u32> {
+        let id = self.process.id();
+        let list = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let list = list.unwrap_or_default();
+        let mut ids = list.split_whitespace().filter_map(|id| id.parse().ok());
+        ids.next_back()
+    }
+
     /// Like [`Switch::start`], for a second one beside it.
     pub fn start_second(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         let switch = Self::start_second_early(lab, cores, ports);
@@ -136,10 +174,21 @@ impl<'a> Switch<'a> {
         ports: &[String],
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::spawn_as(lab, name, metrics, cores, ports, (&["run"], variables))
+    }
+
+    fn spawn_as(
+        lab: &'a Lab,
+        name: &str,
+        metrics: &'static str,
+        cores: &[usize],
+        ports: &[String],
+        (words, variables): (&[&str], &[(&str, &str)]),
+    ) -> Self {
         let control = lab.socket(name);
         let (config, path) = write_config(lab, cores, metrics, &control, ports);
         let mut command = lab.command(binary());
-        command.arg("run").arg("--config").arg(path);
+        command.args(words).arg("--config").arg(path);
         command.envs(variables.iter().copied());
         let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), &command);
         Self {

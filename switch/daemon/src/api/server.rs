@@ -1,6 +1,7 @@
 //! The daemon's side of the control socket.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as PlainListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::places::{self, Closed, Limits, Phase, Places};
 use super::socket::{self, SocketError};
 use super::thread::{ServerThread, serve};
 use super::{Source, health, show, snapshot};
+use crate::handover;
 use crate::service::socket_file::{Folders, SocketFile};
 
 /// The longest request, its newline not counted.
@@ -107,6 +109,22 @@ pub struct ControlServer {
     _thread: ServerThread,
 }
 
+/// Name of the record of the listening socket.
+const RECORD: &str = "control";
+
+fn record(path: &Path, listener: &PlainListener) {
+    handover::put(RECORD, &path, &[listener.as_fd()]);
+}
+
+/// The predecessor's socket, if it listens at `path`.
+fn adopt(path: &Path) -> Option<(PlainListener, SocketFile)> {
+    let taken = handover::take(RECORD)?;
+    let of: PathBuf = serde_json::from_slice(&taken.body).ok()?;
+    let listener = PlainListener::from(taken.fds.into_iter().next()?);
+    let file = SocketFile::of(path).ok()?;
+    (of == path).then_some((listener, file))
+}
+
 /// The current listener, and the channel of its replacements.
 struct Listening {
     now: UnixListener,
@@ -128,7 +146,11 @@ impl ControlServer {
     /// Listens at `path`, with mode 0660, in a directory that is created if it is missing. The socket of a process that died
     /// is replaced; the socket of a living process is an error.
     pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<ControlServer, SocketError> {
-        let (listener, file) = socket::listen(path, socket::LOCK_TIME_MAX)?;
+        let (listener, file) = match adopt(path) {
+            Some(taken) => taken,
+            None => socket::listen(path, socket::LOCK_TIME_MAX)?,
+        };
+        record(path, &listener);
         let (listeners, next) = mpsc::unbounded_channel();
         let serving = move || async move {
             let now = UnixListener::from_std(listener)?;
@@ -182,6 +204,7 @@ impl ControlServer {
         })?;
         // The main thread must not wait here; it calls this again later.
         let (listener, file) = socket::listen(path, Duration::ZERO)?;
+        record(path, &listener);
         // If the server thread has ended, that has been logged already.
         let _ = self.listeners.send(listener);
         self.file = file;

@@ -174,6 +174,12 @@ impl Dataplane {
         drop(before);
     }
 
+    /// The detail of the port's state.
+    pub(crate) fn port_detail(&self, attachment: &Attachment) -> String {
+        let detail = self.with_port(attachment, |port| port.detail.clone());
+        detail.unwrap_or_default()
+    }
+
     /// Appends to the detail of the port's state.
     pub(crate) fn add_detail(&self, attachment: &Attachment, text: &str) {
         self.with_port(attachment, |port| {

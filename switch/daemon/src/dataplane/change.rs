@@ -12,7 +12,7 @@ use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::stream::StreamId;
-use crosspoint_engine::worker::Update;
+use crosspoint_engine::worker::{Idle, Update};
 use crosspoint_memory::GuestMemory;
 use crosspoint_vring::InflightRegion;
 
@@ -129,6 +129,17 @@ impl Dataplane {
             let queues = workers.into_iter().zip(queues).collect();
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
+        let (updates, unserved, mut released) = match state.defer(updates, unserved, released) {
+            Err(now) => now,
+            Ok(()) => {
+                return Ok(Changed {
+                    removed: Vec::new(),
+                    _released: Vec::new(),
+                    _memory: memory_before,
+                    _inflight: inflight_before,
+                });
+            }
+        };
         let mut removed = self.publish(state, updates);
         for Parked { stream, placed } in unserved {
             removed.push(stream);
@@ -197,6 +208,7 @@ impl Dataplane {
             let mut update = Update::new(view.clone(), streams);
             update.removed = Vec::with_capacity(change.remove.len());
             (update.add, update.remove, update.nics) = (change.add, change.remove, change.nics);
+            update.idle = change.idle;
             if change.asks_nic_positions {
                 update.nic_positions = Vec::with_capacity(MAX_PORTS);
             }
@@ -251,6 +263,19 @@ pub(super) struct WorkerChange {
     pub(super) nics: Vec<(u16, Option<Box<NicTx>>)>,
     /// Whether to report how far its queues and handoffs to NICs have come.
     pub(super) asks_nic_positions: bool,
+    /// What it does when it has nothing to do, if that changes.
+    pub(super) idle: Option<Idle>,
+}
+
+impl WorkerChange {
+    /// Adds another change to this one.
+    pub(super) fn merge(&mut self, other: WorkerChange) {
+        self.add.extend(other.add);
+        self.remove.extend(other.remove);
+        self.nics.extend(other.nics);
+        self.asks_nic_positions |= other.asks_nic_positions;
+        self.idle = other.idle.or(self.idle);
+    }
 }
 
 pub(super) fn streams_of(state: &State, worker: usize) -> usize {

@@ -10,8 +10,10 @@ mod ageing;
 mod announce;
 mod attachment;
 mod balance;
+mod batch;
 mod bridges;
 pub(crate) mod caller;
+mod carried;
 mod change;
 mod counts;
 mod direct;
@@ -52,6 +54,7 @@ pub(crate) use attachment::Attachment;
 use attachment::Calls;
 pub use balance::BalanceOptions;
 pub use bridges::PortBridges;
+pub(crate) use carried::{Counters, LearnedTable};
 use change::WorkerChange;
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::bridge::fdb::Fdb;
@@ -156,6 +159,8 @@ struct State {
     kept: BTreeMap<String, kept::Kept>,
     /// Kept only for the status.
     config: ConfigStatus,
+    /// Changes that are to reach the workers together.
+    batch: Option<batch::Batch>,
 }
 
 /// The switch, as the control threads see it.
@@ -196,6 +201,8 @@ impl Dataplane {
             Box::new([]),
         ));
         let idle = match options.sleep_after {
+            // Another process's workers still run on these cores.
+            _ if crate::handover::is_preparing() => Idle::SleepAfter(0),
             None => Idle::Spin,
             Some(time) => Idle::SleepAfter(clock.cycles(time)),
         };
@@ -236,6 +243,7 @@ impl Dataplane {
                 groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
+                batch: None,
                 config: ConfigStatus {
                     last_reload_success_timestamp_s: seconds_since_1970(),
                     ..ConfigStatus::default()
@@ -282,7 +290,8 @@ impl Dataplane {
             None => return None,
         };
         let kept = state.kept.remove(&options.name);
-        let size = (self.links.len(), options.queues);
+        // Besides those of the workers, a set that no worker writes: for counts of a predecessor.
+        let size = (self.links.len() + 1, options.queues);
         let (counters, quota, before) = Kept::resume(kept, size, options.mac_limit);
         let (meter_out, meter_in) = self.meters(options.rates);
         let mut view = PortSnapshot {
@@ -455,6 +464,16 @@ impl Dataplane {
             Some(Some(port)) => port.state,
             _ => PortState::Down,
         }
+    }
+
+    /// The name of a port; empty if there is none.
+    pub(crate) fn port_name(&self, number: u16) -> String {
+        let state = self.lock();
+        let port = state
+            .ports
+            .get(usize::from(number))
+            .and_then(Option::as_ref);
+        port.map_or_else(String::new, |port| port.options.name.clone())
     }
 
     /// Stops the workers and waits for their threads.

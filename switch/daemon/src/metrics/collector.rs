@@ -12,6 +12,7 @@ use super::counted::{CYCLES, Counted, PORT_EVENTS, WORKER_EVENTS, WORKER_MAXIMA_
 use super::families::{self as f, Family, Samples};
 use super::server;
 use crate::api;
+use crate::handover;
 use crate::service::{log, sandbox};
 
 /// All families; some may have no samples.
@@ -87,8 +88,9 @@ fn sflow(status: &SflowStatus) -> [MetricFamily; 4] {
     .map(Samples::finish)
 }
 
-/// Counters of this process: lost log lines, refused system calls, and connections closed for lack of places.
-pub(super) fn process() -> [MetricFamily; 3] {
+/// Counters of this process: lost log lines, refused system calls, connections closed for lack of places, and what its
+/// supervisor has counted.
+pub(super) fn process() -> [MetricFamily; 5] {
     let mut lost = Samples::of(f::LOG_LOST);
     lost.add(&[], log::lost_lines());
     let mut calls = Samples::of(f::CALLS_REFUSED);
@@ -102,7 +104,14 @@ pub(super) fn process() -> [MetricFamily; 3] {
         samples.add(&[name, "gave_way"], gave_way);
         samples.add(&[name, "refused"], refused);
     }
-    [lost, calls, samples].map(Samples::finish)
+    let (upgraded, crashed) = handover::counts().unwrap_or_default();
+    let one = |family, count: u64| {
+        let mut samples = Samples::of(family);
+        samples.add(&[], count);
+        samples
+    };
+    let [upgrades, crashes] = [one(f::UPGRADES, upgraded), one(f::CRASHES, crashed)];
+    [lost, calls, upgrades, crashes, samples].map(Samples::finish)
 }
 
 fn switch(status: &Status) -> [MetricFamily; 9] {

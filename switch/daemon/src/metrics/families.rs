@@ -109,6 +109,8 @@ families! {
     SFLOW_MISSED = COUNTER "crosspoint_sflow_samples_missed_total" &[], "Frames that were chosen and not sampled, because the exporting thread was too slow.";
     SFLOW_ERRORS = COUNTER "crosspoint_sflow_send_errors_total" &[], "Datagrams for the sFlow collector that could not be sent.";
     CALLS_REFUSED = COUNTER "crosspoint_system_calls_refused_total" &["threads"], "System calls that are not on the list of the thread that made them: of workers, or of others. Each failed with EPERM, and the log names it.";
+    UPGRADES = COUNTER "crosspoint_upgrades_total" &[], "Upgrades of the switch since its supervisor started; 0 without a supervisor.";
+    CRASHES = COUNTER "crosspoint_crashes_total" &[], "Times since the supervisor started that the switch crashed, was killed or hung, and was started again with its guests; 0 without a supervisor.";
     CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed because all places were taken: gave_way to a newer one, or refused because none gave way.";
 }
 

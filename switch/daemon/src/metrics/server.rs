@@ -11,6 +11,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use super::{Access, AccessError, Exposition};
 use crate::api::Source;
 use crate::api::places::{Closed, Limits, Phase, Place, Places};
 use crate::api::thread::{ServerThread, serve};
+use crate::handover;
 
 /// The most connections at the same time. Each takes a file descriptor.
 const CLIENTS_MAX: usize = 256;
@@ -112,6 +114,17 @@ pub enum MetricsError {
     Registry(#[from] prometheus::Error),
 }
 
+/// Name of the record of the listening socket.
+const RECORD: &str = "metrics";
+
+/// The predecessor's socket, if it listens on `addr`.
+fn adopt(addr: SocketAddr) -> Option<TcpListener> {
+    let taken = handover::take(RECORD)?;
+    let of: SocketAddr = serde_json::from_slice(&taken.body).ok()?;
+    let listener = TcpListener::from(taken.fds.into_iter().next()?);
+    (of == addr).then_some(listener)
+}
+
 impl MetricsServer {
     /// Listens on `addr`; port 0 takes any free port.
     pub fn start(
@@ -124,11 +137,15 @@ impl MetricsServer {
             io::ErrorKind::AddrInUse => MetricsError::Busy { addr },
             _ => MetricsError::Listen { addr, cause },
         };
-        let listener = TcpListener::bind(addr).map_err(listen)?;
+        let listener = match adopt(addr) {
+            Some(listener) => listener,
+            None => TcpListener::bind(addr).map_err(listen)?,
+        };
         listener.set_nonblocking(true).map_err(listen)?;
         // It listens already, with a shorter queue; this sets the longer one.
         rustix::net::listen(&listener, BACKLOG).map_err(|errno| listen(errno.into()))?;
         let local_addr = listener.local_addr().map_err(listen)?;
+        handover::put(RECORD, &addr, &[listener.as_fd()]);
         let access = Arc::new(Mutex::new(access));
         let current = Arc::clone(&access);
         let serving = move || async move {

@@ -38,7 +38,7 @@ impl Changing {
 
     /// The running ports that are in no file, or differ from their file, and the ports of files that do not run. None if the
     /// switch has no file.
-    fn unkept(&self) -> BTreeMap<String, Unkept> {
+    pub(super) fn unkept(&self) -> BTreeMap<String, Unkept> {
         if self.loaded.is_none() {
             return BTreeMap::new();
         }

@@ -29,6 +29,11 @@ struct Changed {
 }
 
 impl SetChanges {
+    /// The names of the changed sets.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
     /// Notes a command. The files have the set with the addresses `in_files`.
     fn note(&mut self, name: &str, change: &[IpNet], is_added: bool, in_files: &[IpNet]) {
         let in_files: BTreeSet<&IpNet> = in_files.iter().collect();

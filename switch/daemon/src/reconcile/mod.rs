@@ -12,6 +12,7 @@ mod asked;
 mod files;
 mod groups;
 pub mod guests;
+mod held;
 mod notes;
 mod ports;
 mod reload;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config::plan::{How, Plan, PortDiff};
 use crosspoint_config::watch::PortsWatch;
-use crosspoint_config::{Config, Loaded, Port, StaticEntry};
+use crosspoint_config::{Config, Loaded, Port, PortKind, StaticEntry};
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::Failure;
 use crosspoint_model::status::DaemonStatus;
@@ -33,10 +34,12 @@ use crosspoint_model::status::DaemonStatus;
 use crate::api::Source;
 use crate::dataplane::Dataplane;
 use crate::export::sflow::SflowExport;
+use crate::handover;
 use crate::metrics::MetricsServer;
 use crate::service::{log, progress, sandbox};
 use crate::start_error::StartError;
 use files::Differences;
+pub(crate) use held::HeldPorts;
 use ports::PortHandle;
 use settings::ReadAccess;
 
@@ -183,17 +186,36 @@ impl Running {
         changing.take_groups(wanted, &self.dataplane);
         changing.take_lists(wanted, &self.dataplane);
         for port in &wanted.ports {
-            let attached = PortHandle::open(&self.dataplane, wanted, port)?;
-            changing.ports.insert(port.name.clone(), attached);
+            let is_uplink = matches!(port.kind, PortKind::Xdp(_));
+            let opened = match is_uplink && handover::is_taking_over() {
+                true => PortHandle::reserve(&self.dataplane, port),
+                false => PortHandle::open(&self.dataplane, wanted, port),
+            };
+            let handle = match opened {
+                Err(why) if handover::is_preparing() => handover::refuse_and_end(&why.to_string()),
+                // After a crash the guests of other ports must go on. A reload tries it again.
+                Err(why) if handover::is_taking_over() => {
+                    tracing::error!(port = port.name, "not opened: {why}");
+                    continue;
+                }
+                opened => opened?,
+            };
+            changing.ports.insert(port.name.clone(), handle);
             changing.config.ports.push(port.clone());
         }
         changing.note_files(&wanted.ports);
         // Last, so that the metrics contain every port.
         changing.access = ReadAccess::of(&changing.config.metrics);
+        if handover::is_preparing() {
+            // The predecessor serves them, and no ring runs here yet.
+            return Ok(());
+        }
         let served = settings::serve_if_missing(&mut changing, &self.source()?);
         self.note_missing(METRICS, served.err());
         self.retry_sflow(&changing);
-        Self::wait_for_those_there(&self.dataplane, &changing);
+        if !handover::is_taking_over() {
+            Self::wait_for_those_there(&self.dataplane, &changing);
+        }
         Ok(())
     }
 

@@ -19,8 +19,14 @@ pub(super) struct PortHandle {
 }
 
 enum PortDriver {
-    Guest { port: VhostPort },
-    Nic { port: Uplinks },
+    Guest {
+        port: VhostPort,
+    },
+    Nic {
+        port: Uplinks,
+    },
+    /// An uplink whose interface this process's predecessor still has.
+    Reserved,
 }
 
 impl PortHandle {
@@ -45,18 +51,49 @@ impl PortHandle {
         }
     }
 
+    /// Adds an uplink to the dataplane without its interface: see [`open_reserved`](Self::open_reserved).
+    pub fn reserve(dataplane: &Arc<Dataplane>, port: &Port) -> Result<PortHandle, StartError> {
+        let number = dataplane.add_port(options(port));
+        let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
+        dataplane.set_slo(number, port.slo);
+        let by = PortDriver::Reserved;
+        Ok(PortHandle { number, by })
+    }
+
+    /// Opens a reserved uplink's interface. Does nothing with other ports.
+    pub fn open_reserved(
+        &mut self,
+        dataplane: &Arc<Dataplane>,
+        config: &Config,
+        port: &Port,
+    ) -> Result<(), StartError> {
+        if matches!(self.by, PortDriver::Reserved) {
+            self.by = serve(dataplane, self.number, config, port)?;
+        }
+        Ok(())
+    }
+
     /// Whether its peer is there, but frames will flow only in a moment.
     pub fn is_coming_up(&self, dataplane: &Dataplane) -> bool {
         let state = dataplane.port_state(self.number);
         match &self.by {
             PortDriver::Guest { port } => state == PortState::Connected || !port.has_asked(),
             PortDriver::Nic { port } => port.lost_carrier && state == PortState::Down,
+            PortDriver::Reserved => false,
         }
     }
 
     /// Whether it is a guest port.
     pub fn is_guest(&self) -> bool {
         matches!(self.by, PortDriver::Guest { .. })
+    }
+
+    /// The guest port, if it is one.
+    pub fn guest(&self) -> Option<&VhostPort> {
+        match &self.by {
+            PortDriver::Guest { port } => Some(port),
+            PortDriver::Nic { .. } | PortDriver::Reserved => None,
+        }
     }
 
     /// Asks a guest port's threads to end, without waiting: so closing several ports takes no longer than closing one.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use crosspoint_model::health::Health;
 use sd_notify::NotifyState;
 
+use crate::handover;
+
 /// Shortest time between two status messages.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Watchdog messages per watchdog timeout.
@@ -45,12 +47,21 @@ pub fn stopping() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
     let lines = states.iter().map(|state| format!("{state}\n"));
-    if let Err(error) = send(&address, lines.collect::<String>().as_bytes()) {
+    let lines = lines.collect::<String>();
+    if handover::notify(&lines) {
+        return;
+    }
+    if let Err(error) = forward(lines.as_bytes()) {
         tracing::warn!(%error, "the service manager cannot be notified of the switch's status");
+    }
+}
+
+/// Tells the service manager of this process `lines`, as sd_notify(3) has them. Does nothing without one.
+pub fn forward(lines: &[u8]) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(address) => send(&address, lines),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! `counter_lists.rs` has the list of the counters.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crosspoint_packet::DropReason;
@@ -99,6 +100,30 @@ macro_rules! queue_counters_struct {
 }
 crate::queue_counters!(queue_counters_struct);
 
+macro_rules! queue_counters_by_name {
+    (
+        traffic { $($(#[doc = $traffic_doc:literal])+ $traffic:ident as $_public:ident;)+ }
+        ledger { $($(#[doc = $ledger_doc:literal])+ $ledger:ident;)+ }
+        events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }
+        time { $($(#[doc = $time_doc:literal])+ $time:ident;)+ }
+    ) => {
+        impl QueueCounters {
+            /// The counters that are single numbers, each with its name; drops have their reason's label.
+            fn named(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+                let single = [
+                    $((stringify!($traffic), &self.$traffic),)+
+                    $((stringify!($ledger), &self.$ledger),)+
+                    $((stringify!($event), &self.$event),)+
+                    $((stringify!($time), &self.$time),)+
+                ];
+                let drops = DropReason::ALL.iter().map(|reason| reason.label()).zip(self.drops.iter());
+                single.into_iter().chain(drops)
+            }
+        }
+    };
+}
+crate::queue_counters!(queue_counters_by_name);
+
 impl QueueCounters {
     /// Counts `n` drops for `reason`.
     #[inline(always)]
@@ -141,6 +166,30 @@ impl PortCounters {
         PortCounters {
             queues,
             by_worker: by_worker.collect(),
+        }
+    }
+
+    /// Returns, by queue, the counters that are not zero, by name, over all workers: for another process.
+    pub fn by_name(&self) -> Vec<BTreeMap<String, u64>> {
+        let of_queue = |queue| {
+            let mut sums = BTreeMap::new();
+            for (name, counter) in self.of_queue(queue).flat_map(QueueCounters::named) {
+                if counter.get() > 0 {
+                    *sums.entry(name.to_owned()).or_default() += counter.get();
+                }
+            }
+            sums
+        };
+        (0..self.queues).map(of_queue).collect()
+    }
+
+    /// Adds counts of another process, as [`by_name`](Self::by_name) gives them, to those of `worker`, which must not count
+    /// meanwhile. Unknown names are ignored; queues beyond the last are counted with it.
+    pub fn add_by_name(&self, worker: usize, counted: &[BTreeMap<String, u64>]) {
+        for (queue, sums) in (0u16..).zip(counted) {
+            for (name, counter) in self.at(worker, queue).named() {
+                counter.add(sums.get(name).copied().unwrap_or(0));
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::sync::call_guard::CallGuard;
 use crate::sync::publish::Mailbox;
 use crate::sync::sleep::Waker;
 use crate::walk::Walk;
+use crate::worker::Idle;
 
 /// Most injected frames that can wait for one worker.
 pub(super) const INJECTED: usize = 64;
@@ -43,6 +44,8 @@ pub struct Update {
     pub nics: Vec<(u16, Option<Box<NicTx>>)>,
     /// When returned: the position of each egress queue to a NIC, as many as the list has room for.
     pub nic_positions: Vec<NicPosition>,
+    /// What the worker does when it has nothing to do, if that changes.
+    pub idle: Option<Idle>,
 }
 
 impl Update {
@@ -57,6 +60,7 @@ impl Update {
             removed: Vec::new(),
             nics: Vec::new(),
             nic_positions: Vec::new(),
+            idle: None,
         }
     }
 }

@@ -372,6 +372,7 @@ impl Worker {
             directs,
             tx,
             shared,
+            idle,
             ..
         } = self;
         // Before the mailbox: when the control thread sees this quiescent point, it has every fault so far.
@@ -379,9 +380,10 @@ impl Worker {
             // If the list is full the fault is lost: the next burst for the ring finds it broken again.
             report(shared, port, fault);
         }
-        let news = link
-            .mailbox
-            .quiesce(|update| apply(update, view, (streams, walk), tx));
+        let news = link.mailbox.quiesce(|update| {
+            *idle = update.idle.unwrap_or(*idle);
+            apply(update, view, (streams, walk), tx)
+        });
         if news {
             *directs = streams.iter().filter(|stream| stream.is_direct()).count();
             return self.take_injected();

@@ -1,6 +1,7 @@
 //! An open NIC port.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crosspoint_config::{HugePages, Queues, Tso, XdpMode, XdpPort};
@@ -14,13 +15,17 @@ use crosspoint_xsk::{
     BindMode, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions, XskRx, XskSocket, XskTx,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::NicPortError;
 use crate::dataplane::{Dataplane, NewStream, PortChange, numa};
+use crate::handover;
 
 /// An open NIC port. Dropping it detaches the program and closes the sockets. `Uplink` sets the state that is shown, up
 /// or down.
 pub(super) struct NicPort {
     dataplane: Arc<Dataplane>,
+    name: String,
     number: u16,
     queues: Vec<u32>,
     sockets: Vec<Arc<XskSocket>>,
@@ -46,30 +51,26 @@ impl NicPort {
         interface: &Interface,
         queues: Vec<u32>,
     ) -> Result<NicPort, NicPortError> {
-        let (generic, fallback) = (
-            config.mode == XdpMode::Generic,
-            config.mode == XdpMode::Auto,
-        );
-        let mut multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
-        let attach = |multi_buffer| Attachment::new(interface, generic, fallback, multi_buffer);
-        let mut attachment = match attach(multi_buffer) {
-            // The other end of a veth has a large MTU, while this end does not.
-            Err(AttachError::Mtu { .. }) if !multi_buffer => {
-                multi_buffer = true;
-                attach(true)?
+        let port_name = dataplane.port_name(number);
+        let taken = resume(&port_name, config, interface);
+        let (mut attachment, multi_buffer, zero_copy) = match taken {
+            Some((attachment, record)) => (attachment, record.multi_buffer, Some(record.zero_copy)),
+            None => {
+                let (attachment, multi_buffer) = attach(config, interface)?;
+                (attachment, multi_buffer, None)
             }
-            other => other?,
         };
         // In generic mode the kernel's large packets arrive unsegmented.
         let takes_large = attachment.mode == netdev::XdpMode::Generic;
-        if takes_large && !multi_buffer && several_buffers_work() {
-            drop(attachment);
-            (multi_buffer, attachment) = match attach(true) {
-                Ok(attachment) => (true, attachment),
-                Err(_) => (false, attach(false)?),
+        let mut options = socket_options(config, interface, multi_buffer);
+        if let (BindMode::Auto, Some(zero_copy)) = (options.bind, zero_copy) {
+            // Known, so it need not be tried.
+            options.bind = if zero_copy {
+                BindMode::ZeroCopy
+            } else {
+                BindMode::Copy
             };
         }
-        let options = socket_options(config, interface, multi_buffer);
         // Before the first socket, since the node decides which worker's memory it gets.
         dataplane.set_node(number, numa::of_interface(&interface.name));
         let mut halves = Vec::with_capacity(queues.len());
@@ -118,6 +119,7 @@ impl NicPort {
         ));
         let mut port = NicPort {
             dataplane: dataplane.clone(),
+            name: port_name,
             number,
             sockets,
             multi_buffer,
@@ -145,8 +147,22 @@ impl NicPort {
             interface: interface.clone(),
             attachment: Some(attachment),
         };
+        port.record(copy == "zero-copy");
         port.begin(halves);
         Ok(port)
+    }
+
+    /// Records the attached program, for a successor of this process: XDP is then not detached and attached again.
+    fn record(&self, zero_copy: bool) {
+        if let Some(attachment) = &self.attachment {
+            let record = Record {
+                index: self.interface.index,
+                native: attachment.mode == netdev::XdpMode::Native,
+                multi_buffer: self.multi_buffer,
+                zero_copy,
+            };
+            handover::put(&record_name(&self.name), &record, &attachment.record());
+        }
     }
 
     /// Gives the sockets' halves to workers.
@@ -214,6 +230,7 @@ impl NicPort {
 impl Drop for NicPort {
     fn drop(&mut self) {
         drop(self.attachment.take());
+        handover::forget(&record_name(&self.name));
         let queues = std::mem::take(&mut self.queues);
         let _ = self.dataplane.change(
             self.number,
@@ -226,6 +243,71 @@ impl Drop for NicPort {
         );
         self.dataplane.forget_addresses(self.number);
     }
+}
+
+/// Body of the record of an attached program. Its descriptors are those of [`Attachment::record`].
+#[derive(Serialize, Deserialize)]
+struct Record {
+    /// The interface's number.
+    index: u32,
+    native: bool,
+    multi_buffer: bool,
+    zero_copy: bool,
+}
+
+fn record_name(port: &str) -> String {
+    format!("xdp/{port}")
+}
+
+/// The program that the predecessor has attached, if it is the one that the port is to have.
+fn resume(port: &str, config: &XdpPort, interface: &Interface) -> Option<(Attachment, Record)> {
+    let taken = handover::take(&record_name(port))?;
+    let record: Record = serde_json::from_slice(&taken.body).ok()?;
+    let mode = match record.native {
+        true => netdev::XdpMode::Native,
+        false => netdev::XdpMode::Generic,
+    };
+    let fits = match config.mode {
+        XdpMode::Generic => !record.native,
+        XdpMode::Auto => true,
+        XdpMode::ZeroCopy | XdpMode::Copy => record.native,
+    };
+    let needs_several = interface.mtu > SINGLE_BUFFER_MTU && !record.multi_buffer;
+    let fds = <[OwnedFd; 3]>::try_from(taken.fds).ok()?;
+    let resumed = Attachment::resume(record.index, mode, fds);
+    // Otherwise it is detached here.
+    let resumed = resumed
+        .ok()
+        .filter(|_| fits && !needs_several && record.index == interface.index);
+    Some((resumed?, record))
+}
+
+/// Attaches the program as configured. Returns whether it is the one for frames of several buffers.
+fn attach(config: &XdpPort, interface: &Interface) -> Result<(Attachment, bool), NicPortError> {
+    let (generic, fallback) = (
+        config.mode == XdpMode::Generic,
+        config.mode == XdpMode::Auto,
+    );
+    let mut multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
+    let attach = |multi_buffer| Attachment::new(interface, generic, fallback, multi_buffer);
+    let mut attachment = match attach(multi_buffer) {
+        // The other end of a veth has a large MTU, while this end does not.
+        Err(AttachError::Mtu { .. }) if !multi_buffer => {
+            multi_buffer = true;
+            attach(true)?
+        }
+        other => other?,
+    };
+    // In generic mode the kernel's large packets arrive unsegmented.
+    let takes_large = attachment.mode == netdev::XdpMode::Generic;
+    if takes_large && !multi_buffer && several_buffers_work() {
+        drop(attachment);
+        (multi_buffer, attachment) = match attach(true) {
+            Ok(attachment) => (true, attachment),
+            Err(_) => (false, attach(false)?),
+        };
+    }
+    Ok((attachment, multi_buffer))
 }
 
 /// The queues that a port takes: the configured ones, or all of the interface's that no guest has.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use crosspoint_config::Rss;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_netdev::{
-    Changes, Frames, HostUse, Interface, LinkError, Links, Reach, Settings, Wanted,
+    Changes, Frames, HostUse, Interface, LinkError, Links, Reach, Settings, SettingsRecord, Wanted,
 };
 
 use super::port::{NicPort, queues_of};
 use super::{NicPortError, UplinkOptions, loss_text};
 use crate::dataplane::{Dataplane, PortChange, PortState};
+use crate::handover;
 
 /// First and longest wait between attempts to open a port; each wait is twice as long as the one before.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -34,6 +35,8 @@ pub(super) struct Uplink {
     /// Settings of the interface. They also stay between attempts to open the port, so that they are not set again each
     /// time.
     settings: Option<Settings>,
+    /// Those of the record, for a successor of this process.
+    recorded: Option<SettingsRecord>,
     retry: Option<Retry>,
     shown: Option<(PortState, String)>,
     /// Whether opening the port took the link down: some drivers restart the NIC for an XDP program.
@@ -49,6 +52,7 @@ impl Uplink {
             options,
             port: None,
             settings: None,
+            recorded: None,
             retry: None,
             shown: None,
             lost_carrier: false,
@@ -165,7 +169,8 @@ impl Uplink {
                 why,
             },
         };
-        let settings = self.settings.get_or_insert_with(|| Settings::new(found));
+        let name = &self.options.name;
+        let settings = self.settings.get_or_insert_with(|| resume(name, found));
         settings.apply(wanted, found).map_err(fail)?;
         let now = links.find(&interface).map_err(fail)?;
         let now = now.ok_or(NicPortError::Down {
@@ -189,6 +194,7 @@ impl Uplink {
         self.was_open = true;
         self.port = Some(port);
         self.keep_frames(&now);
+        self.record();
         // An event reports when it is back.
         let then = links.find(&interface).ok().flatten().unwrap_or(now);
         self.lost_carrier = found.carrier && !then.carrier;
@@ -207,6 +213,21 @@ impl Uplink {
             }),
             text => Ok(text),
         }
+    }
+
+    /// Records the settings that are to be restored, for a successor of this process.
+    fn record(&mut self) {
+        let record = self.settings.as_ref().map(Settings::record);
+        if !handover::is_supervised() || self.recorded == record {
+            return;
+        }
+        match &record {
+            Some(record) => {
+                handover::put(&record_name(&self.options.name), record, &[]);
+            }
+            None => handover::forget(&record_name(&self.options.name)),
+        }
+        self.recorded = record;
     }
 
     /// Makes senders through the interface keep each frame whole, with nothing passed beside its data.
@@ -247,6 +268,7 @@ impl Uplink {
         };
         if now.peer != before.peer || now.peers_below != before.peers_below {
             self.keep_frames(now);
+            self.record();
         }
         if now.mtu != before.mtu {
             tracing::info!(port = self.options.name, "its MTU is {} now", now.mtu);
@@ -272,6 +294,7 @@ impl Uplink {
                 "not restored on interface `{interface}`: {why}"
             );
         }
+        self.record();
     }
 
     /// Shows a new state of the port, and starts or stops frames to it.
@@ -303,6 +326,18 @@ impl Uplink {
             self.dataplane.forget_addresses(self.options.number);
         }
     }
+}
+
+fn record_name(port: &str) -> String {
+    format!("settings/{port}")
+}
+
+/// The predecessor's changes of the interface, which are restored at the end, or none.
+fn resume(port: &str, interface: &Interface) -> Settings {
+    let record = handover::take(&record_name(port));
+    let record = record.and_then(|record| serde_json::from_slice(&record.body).ok());
+    let resumed = record.and_then(|record| Settings::resume(interface, record));
+    resumed.unwrap_or_else(|| Settings::new(interface))
 }
 
 /// Logs what the host itself uses the port's interface for: a warning, unless the configuration says that it is intended.

@@ -9,11 +9,13 @@ mod link;
 mod memory;
 mod messages;
 mod quarantine;
+mod record;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,10 +34,15 @@ pub(super) use memory::MAX_MEMORY_SLOTS;
 pub(crate) use messages::offered;
 use quarantine::Pause;
 pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
+pub(crate) use record::Positions;
+pub(super) use record::Session;
+pub(super) use record::record_name;
+use record::{InflightFile, KeptFiles, OwnInflight};
 use vhost::vhost_user::{Error, Result};
 
 use crate::dataplane::caller::END_TIME_MAX;
 use crate::dataplane::{Attachment, Dataplane, NewStream, PortChange, PortState, numa};
+use crate::handover;
 
 /// State of one vring.
 #[derive(Default)]
@@ -51,6 +58,9 @@ struct Vring {
     /// Whether the front end has given a kick descriptor, or has declared that there is none.
     started: bool,
     kick: Option<OwnedFd>,
+    /// A copy of the call descriptor, kept for the session's record.
+    call: Option<OwnedFd>,
+    own: Option<OwnInflight>,
     enabled: bool,
     running: bool,
     /// The receive ring, while it runs.
@@ -96,6 +106,13 @@ pub(super) struct Device {
     direct: DirectQueue,
     notes: Notes,
     pause: Pause,
+    /// The connection of the current front end, for the session's record.
+    connection: Option<UnixStream>,
+    kept: KeptFiles,
+    /// Whether no ring may run: another process takes over, or has not handed over yet.
+    frozen: bool,
+    /// Receive rings that are being frozen.
+    stopping: Vec<(usize, Arc<GuestRx>)>,
 }
 
 impl Device {
@@ -124,6 +141,10 @@ impl Device {
             direct: DirectQueue::default(),
             notes: Notes::default(),
             pause: Pause::default(),
+            connection: None,
+            kept: KeptFiles::default(),
+            frozen: false,
+            stopping: Vec::new(),
         }
     }
 
@@ -240,6 +261,7 @@ impl Device {
         let vring = self.vring(index)?;
         vring.kick = kick;
         vring.started = true;
+        self.kept.has_changed = true;
         self.reconcile();
         Ok(())
     }
@@ -260,6 +282,11 @@ impl Device {
 
     pub(super) fn set_vring_call(&mut self, index: u32, call: Option<File>) -> Result<()> {
         let running = self.vring(index)?.running;
+        let copy = call.as_ref().filter(|_| handover::is_supervised());
+        let copy = copy.and_then(|call| call.try_clone().ok().map(OwnedFd::from));
+        let before = std::mem::replace(&mut self.vring(index)?.call, copy);
+        self.retire(before);
+        self.kept.has_changed = true;
         let caller = &self.attachment.caller;
         let (old, accepted) = caller.set(index as usize, call.map(OwnedFd::from));
         if let Err(why) = accepted {
@@ -309,7 +336,12 @@ impl Device {
 
     /// The front end has disconnected because of `why`: nothing of the guest is used after this.
     pub(super) fn disconnect(&mut self, why: &str) {
+        self.forget_record();
         self.forget_rings();
+        for index in 0..self.vrings.len() {
+            let call = self.vrings[index].call.take();
+            self.retire(call);
+        }
         self.pause = Pause::default();
         self.vrings.iter_mut().for_each(|v| *v = Vring::default());
         self.protocol_features = 0;
@@ -336,7 +368,11 @@ impl Device {
     }
 
     /// A front end has connected: the previous one's state is dropped.
-    pub(super) fn connect(&mut self) {
+    pub(super) fn connect(&mut self, connection: &UnixStream) {
+        self.connection = connection
+            .try_clone()
+            .ok()
+            .filter(|_| handover::is_supervised());
         self.notes.connections += 1;
         self.attachment.link.note_seen();
         let state = Some((PortState::Connected, self.setting_up()));
@@ -350,6 +386,10 @@ impl Device {
     fn change(&self, change: PortChange) -> Vec<Stream> {
         let changed = self.dataplane.change_attached(&self.attachment, change);
         changed.unwrap_or_default()
+    }
+
+    fn port_detail(&self) -> String {
+        self.dataplane.port_detail(&self.attachment)
     }
 
     pub(super) fn port_state(&self) -> PortState {
@@ -416,7 +456,7 @@ impl Device {
 
     /// Starts every ring that can run and does not.
     fn reconcile(&mut self) {
-        if self.port_state() == PortState::Quarantined {
+        if self.frozen || self.port_state() == PortState::Quarantined {
             return;
         }
         let Some(memory) = self.memory.clone() else {
@@ -456,6 +496,7 @@ impl Device {
         memory: &Arc<MemoryCell>,
     ) -> std::result::Result<Option<Option<NewStream>>, RingError> {
         let (features, workers) = (self.features, self.dataplane.workers());
+        self.ensure_inflight(index);
         let vring = &mut self.vrings[index];
         let (false, true, true, Some(at)) =
             (vring.running, vring.started, vring.enabled, vring.addresses)
@@ -466,6 +507,9 @@ impl Device {
         let packed = features.has(feature::RING_PACKED);
         let region = self.inflight.as_ref();
         let inflight = region.and_then(|region| region.queue(index, vring.size, packed));
+        let own = vring.own.as_ref();
+        let own = || own.and_then(|own| own.region.queue(0, vring.size, packed));
+        let inflight = inflight.or_else(own);
         let inherits = std::mem::take(&mut vring.inherits);
         let noted = inflight
             .as_ref()

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config as config;
 use crosspoint_config::Access;
+use crosspoint_handover::Message;
 use crosspoint_model::client::connect;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::access::{self, Refused};
 use super::{Shared, VhostPortError};
+use crate::handover;
 use crate::service::socket_file::{ENDING_PAUSE, Folders, Place, SocketFile};
 
 /// Interval between two checks of the socket's file.
@@ -54,6 +57,9 @@ impl Listening {
         port: &str,
         config: &config::VhostPort,
     ) -> Result<(Listening, SocketFile), VhostPortError> {
+        if let Some(taken) = Listening::adopt(port, config) {
+            return Ok(taken);
+        }
         let path = config.socket.as_path();
         let fail = |why| VhostPortError::Listen {
             port: port.to_owned(),
@@ -66,6 +72,67 @@ impl Listening {
         let listener = listen.map_err(|refused| refused.explain(port, path))?;
         let file = SocketFile::of(path).map_err(fail)?;
         let found = std::fs::symlink_metadata(path).map_err(fail)?;
+        record(port, path, &config.access, &listener);
+        let listening = Listening {
+            port: port.to_owned(),
+            path: path.to_owned(),
+            listener,
+            place: file.place().clone(),
+            access: Access {
+                mode: Some(found.mode() & MODE_BITS),
+                group: Some(found.gid().to_string()),
+            },
+            wanted: config.access.clone(),
+            folders: Folders::of(path),
+            look_at: Instant::now() + LOOK,
+            problem: None,
+            said_at: None,
+        };
+        Ok((listening, file))
+    }
+
+    /// Goes on with the predecessor's socket, if it is the one that the port is to have now. Before a predecessor has left, any
+    /// other ends this process: only one of the two may create sockets.
+    fn adopt(port: &str, config: &config::VhostPort) -> Option<(Listening, SocketFile)> {
+        let handed = handover::take(&record_name(port))?;
+        let adopted = Listening::adopt_record(port, config, handed);
+        match adopted {
+            Ok(taken) => Some(taken),
+            Err(why) if handover::is_preparing() => {
+                handover::refuse_and_end(&format!("port {port}: {why}"))
+            }
+            Err(why) => {
+                tracing::warn!(port, "its socket is created again: {why}");
+                None
+            }
+        }
+    }
+
+    fn adopt_record(
+        port: &str,
+        config: &config::VhostPort,
+        handed: Message,
+    ) -> Result<(Listening, SocketFile), String> {
+        let path = config.socket.as_path();
+        let of: Record = serde_json::from_slice(&handed.body).map_err(|why| why.to_string())?;
+        let listener = handed.fds.into_iter().next().map(UnixListener::from);
+        let listener = listener.ok_or("its record is malformed")?;
+        let wanted = (config.access.mode, config.access.group.clone());
+        if of.path != path || of.access != wanted {
+            return Err(
+                "it has another socket, or other access to it, than the running one: reload first"
+                    .to_owned(),
+            );
+        }
+        let found = std::fs::symlink_metadata(path).map_err(|why| why.to_string())?;
+        if of.file != (found.dev(), found.ino()) {
+            return Err(format!(
+                "another file has taken the place of {}",
+                path.display()
+            ));
+        }
+        let file = SocketFile::of(path).map_err(|why| why.to_string())?;
+        record(port, path, &config.access, &listener);
         let listening = Listening {
             port: port.to_owned(),
             path: path.to_owned(),
@@ -134,6 +201,7 @@ impl Listening {
             Ok((listener, file)) => {
                 // Connections that wait at the old listener are dropped here.
                 (self.listener, self.place) = (listener, file.place().clone());
+                record(&self.port, &self.path, &self.wanted, &self.listener);
                 shared.keep_socket_file(file);
                 // Limits the log if something removes it again and again.
                 if self.said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
@@ -184,6 +252,37 @@ impl Listening {
         self.problem = problem;
         true
     }
+}
+
+fn record_name(port: &str) -> String {
+    format!("listener/{port}")
+}
+
+/// The body of the record of a port's socket.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    path: PathBuf,
+    /// Device and inode of its file.
+    file: (u64, u64),
+    /// Mode and group of the configuration.
+    access: (Option<u32>, Option<String>),
+}
+
+fn record(port: &str, path: &Path, access: &Access, listener: &UnixListener) {
+    let Ok(file) = std::fs::symlink_metadata(path) else {
+        return;
+    };
+    let record = Record {
+        path: path.to_owned(),
+        file: (file.dev(), file.ino()),
+        access: (access.mode, access.group.clone()),
+    };
+    handover::put(&record_name(port), &record, &[listener.as_fd()]);
+}
+
+/// Ends the record of a port's socket.
+pub(super) fn forget(port: &str) {
+    handover::forget(&record_name(port));
 }
 
 /// The connection of the current front end, and what is readable when the link of its guest has changed.

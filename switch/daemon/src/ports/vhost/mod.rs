@@ -3,6 +3,7 @@
 
 mod access;
 mod device;
+mod gate;
 mod handler;
 mod listening;
 mod messages;
@@ -12,7 +13,7 @@ mod wire;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,10 +21,13 @@ use std::time::{Duration, Instant};
 pub(crate) use access::group_number;
 use crosspoint_config as config;
 use crosspoint_config::Role;
+use crosspoint_engine::stream::Stream;
 use crosspoint_memory::{Kind, check_file};
-use device::Device;
+pub(crate) use device::Positions;
 pub(crate) use device::offered;
+use device::{Device, Session, record_name};
 pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
+use gate::Gate;
 use handler::Handler;
 use listening::{Current, Listening, Ready};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -35,6 +39,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use crate::dataplane::caller::{END_PAUSE, END_TIME_MAX};
 use crate::dataplane::{Attachment, Dataplane};
+use crate::handover::{self, Descriptors};
 use crate::service::interrupt::interrupt;
 use crate::service::socket_file::SocketFile;
 
@@ -49,6 +54,8 @@ const SERVER_PAUSE: Duration = Duration::from_millis(10);
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The longest time from a message's first byte to its last, and the longest time to read a reply.
 pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a listening front end may take to accept our connection.
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 const THREAD_STACK: usize = 256 << 10;
 
 /// Why a guest port cannot be opened.
@@ -114,6 +121,7 @@ pub struct VhostPort {
     dataplane: Arc<Dataplane>,
     attachment: Arc<Attachment>,
     shared: Arc<Shared>,
+    handler: Arc<Handler>,
     /// When its threads were asked to end.
     ending: OnceLock<Instant>,
     thread: Option<JoinHandle<()>>,
@@ -126,6 +134,8 @@ struct Shared {
     asked: std::sync::atomic::AtomicBool,
     /// The port's thread.
     id: OnceLock<Pid>,
+    /// Stops the port's thread between two messages.
+    gate: Gate,
     /// The current connection, so that other threads can shut it down.
     connection: Mutex<Option<UnixStream>>,
     /// The file of our listening socket, if we listen: removed at the end.
@@ -164,20 +174,26 @@ impl VhostPort {
             // In the server role the front end connects by itself.
             asked: (role == Role::Server).into(),
             id: OnceLock::new(),
+            gate: Gate::new(handover::is_taking_over()),
             connection: Mutex::new(None),
             socket_file: Mutex::new(file),
         });
         let vrings = 2 * usize::from(config.queue_pairs);
         let attachment = dataplane.attach(number, vrings).map_err(fail)?;
+        let mut device = Device::new(dataplane.clone(), attachment.clone(), name, config.clone());
+        if handover::is_taking_over() {
+            device.begin_frozen();
+        }
+        let adopted = adopt(&mut device, name);
+        // So that the device is visible at once.
+        device.describe();
+        let handler = Arc::new(Handler(Mutex::new(device)));
         let serve = {
-            let (shared, name) = (shared.clone(), name.to_owned());
-            let device = Device::new(dataplane.clone(), attachment.clone(), &name, config.clone());
-            // So that the device is visible at once.
-            device.describe();
+            let (shared, name, handler) = (shared.clone(), name.to_owned(), handler.clone());
             move || {
                 let _ = shared.id.set(gettid());
-                let handler = Arc::new(Handler(Mutex::new(device)));
-                serve(&shared, &name, &mut endpoint, &handler);
+                shared.gate.enter();
+                serve(&shared, &name, &mut endpoint, &handler, adopted);
             }
         };
         let thread = Builder::new()
@@ -188,6 +204,7 @@ impl VhostPort {
             dataplane,
             attachment,
             shared,
+            handler,
             ending: OnceLock::new(),
             thread: Some(thread.spawn(serve).map_err(fail)?),
         })
@@ -196,6 +213,7 @@ impl VhostPort {
 
 impl Drop for VhostPort {
     fn drop(&mut self) {
+        listening::forget(&self.name);
         let told = self.begin_end();
         // While the thread still has the socket open: see `SocketFile`. The thread creates no new socket any more.
         drop(self.shared.socket_file().take());
@@ -211,6 +229,56 @@ impl VhostPort {
     /// Whether it is known whether a listening front end is there.
     pub fn has_asked(&self) -> bool {
         self.shared.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// Lets the port's thread handle no further message.
+    pub(crate) fn begin_hold(&self) {
+        self.shared.gate.hold();
+    }
+
+    /// Whether the port's thread handles no message, for which this waits until `deadline`.
+    pub(crate) fn is_outside(&self, deadline: Instant) -> bool {
+        self.shared.gate.is_outside(deadline)
+    }
+
+    /// Disconnects a front end that does not end its message.
+    pub(crate) fn shut(&self) {
+        tracing::warn!(
+            port = self.name,
+            "its front end is disconnected: it does not end its message, and a hand-over waits for it"
+        );
+        self.shared.shut_down();
+    }
+
+    /// Lets the port's thread go on.
+    pub(crate) fn release(&self) {
+        self.shared.gate.release();
+    }
+
+    /// Begins to stop the rings of a held port.
+    pub(crate) fn begin_freeze(&self) {
+        self.handler.device().begin_freeze();
+    }
+
+    /// Returns their positions, when the workers have given up `streams`.
+    pub(crate) fn end_freeze(&self, streams: &mut Vec<Stream>) -> Positions {
+        self.handler.device().end_freeze(streams)
+    }
+
+    /// Records and shows the port after [`thaw`](Self::thaw), and calls its guest.
+    pub(crate) fn settle(&self) {
+        let caller = self.handler.device().settle();
+        caller.probe();
+    }
+
+    /// Records and shows the port's state.
+    pub(crate) fn describe(&self) {
+        self.handler.device().describe();
+    }
+
+    /// Starts the rings of a held port. `was_started`: another process may have used them since they were frozen.
+    pub(crate) fn thaw(&self, positions: Option<&Positions>, was_started: bool) {
+        self.handler.device().thaw(positions, was_started);
     }
 
     /// Asks its threads to end, once, and returns when that was. Does not wait.
@@ -292,7 +360,9 @@ impl Shared {
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let timeout = time.and_then(|time| Timespec::try_from(time).ok());
+        self.gate.leave();
         let _ = poll(&mut polled, timeout.as_ref());
+        self.gate.enter();
         let ready = polled.iter().position(|fd| !fd.revents().is_empty());
         ready.filter(|index| *index < fds.len() && !self.stopping())
     }
@@ -312,6 +382,7 @@ pub fn converse_once(
         stopping: false.into(),
         asked: true.into(),
         id: OnceLock::new(),
+        gate: Gate::default(),
         connection: Mutex::new(None),
         socket_file: Mutex::new(None),
     };
@@ -321,21 +392,64 @@ pub fn converse_once(
     let handler = Arc::new(Handler(Mutex::new(device)));
     handler.device().describe();
     let connection = limit_message_time(socket).expect("a socket");
+    handler.device().connect(&connection);
     session(
         &shared,
         connection,
         &mut Endpoint::Client(PathBuf::new()),
         &handler,
+        false,
     )
     .ok();
 }
 
-fn serve(shared: &Shared, name: &str, endpoint: &mut Endpoint, handler: &Arc<Handler>) {
+/// Goes on with the session of this process's predecessor, if there is one. Returns its connection.
+fn adopt(device: &mut Device, name: &str) -> Option<UnixStream> {
+    let record = handover::take(&record_name(name))?;
+    let fds = Descriptors::of(record.fds);
+    let session = serde_json::from_slice::<Session>(&record.body).map_err(|why| why.to_string());
+    match session.and_then(|session| device.adopt(session, fds)) {
+        Ok(connection) => Some(connection),
+        Err(why) if handover::is_preparing() => {
+            handover::refuse_and_end(&format!("port {name}: {why}"))
+        }
+        Err(why) => {
+            handover::forget(&record_name(name));
+            tracing::warn!(
+                port = name,
+                "its front end is disconnected, since its session cannot be taken over: {why}"
+            );
+            None
+        }
+    }
+}
+
+/// Connects to a listening front end, which may have room for no further connection.
+fn connect(shared: &Shared, path: &Path) -> io::Result<UnixStream> {
+    // Outside, since that may take its time.
+    shared.gate.leave();
+    let connection = crosspoint_model::client::connect(path, CONNECT_TIME_MAX);
+    shared.gate.enter();
+    connection.map_err(io::Error::from)
+}
+
+/// Serves front ends: first the one whose session was adopted, if there is one.
+fn serve(
+    shared: &Shared,
+    name: &str,
+    endpoint: &mut Endpoint,
+    handler: &Arc<Handler>,
+    mut adopted: Option<UnixStream>,
+) {
     let (mut pause, mut exhausted) = (RETRY_FIRST, false);
     while !shared.stopping() {
+        if let Some(connection) = adopted.take() {
+            log_end(name, session(shared, connection, endpoint, handler, true));
+            continue;
+        }
         let connection = match endpoint {
             Endpoint::Server(listening) => accept(shared, listening, handler),
-            Endpoint::Client(path) => UnixStream::connect(path),
+            Endpoint::Client(path) => connect(shared, path),
         };
         let connection = match connection.and_then(limit_message_time) {
             Ok(connection) => connection,
@@ -349,11 +463,16 @@ fn serve(shared: &Shared, name: &str, endpoint: &mut Endpoint, handler: &Arc<Han
         };
         (pause, exhausted) = (RETRY_FIRST, false);
         tracing::info!(port = name, "front end connected");
-        match session(shared, connection, endpoint, handler) {
-            Ok(()) => tracing::info!(port = name, "front end disconnected"),
-            Err(why) => tracing::warn!(port = name, "front end disconnected by us: {why}"),
-        }
+        handler.device().connect(&connection);
+        log_end(name, session(shared, connection, endpoint, handler, false));
         shared.wait(&[], Some(SERVER_PAUSE));
+    }
+}
+
+fn log_end(port: &str, end: Result<(), String>) {
+    match end {
+        Ok(()) => tracing::info!(port, "front end disconnected"),
+        Err(why) => tracing::warn!(port, "front end disconnected by us: {why}"),
     }
 }
 
@@ -407,16 +526,17 @@ fn wait_message(
     ready.filter(|ready| *ready != Ready::Another)
 }
 
-/// Runs a front end's session, from its first message until its state is gone.
+/// Runs a connected front end's session until its state is gone. `has_spoken`: it has sent messages to this process's
+/// predecessor.
 fn session(
     shared: &Shared,
     connection: UnixStream,
     endpoint: &mut Endpoint,
     handler: &Arc<Handler>,
+    has_spoken: bool,
 ) -> Result<(), String> {
-    handler.device().connect();
     shared.note_asked();
-    let end = converse(shared, connection, endpoint, handler);
+    let end = converse(shared, connection, endpoint, handler, has_spoken);
     let why = end
         .as_ref()
         .err()
@@ -457,6 +577,8 @@ fn close(connection: UnixStream, attachment: &Attachment) {
         &mut [0; 1],
         RecvFlags::PEEK | RecvFlags::DONTWAIT,
     );
+    // A supervisor may hold a copy of the connection.
+    let _ = connection.shutdown(std::net::Shutdown::Both);
     match unread {
         Ok((1.., _)) => attachment.caller.retire_any(Box::new(connection)),
         _ => drop(connection),
@@ -469,13 +591,13 @@ fn converse(
     connection: UnixStream,
     endpoint: &mut Endpoint,
     handler: &Arc<Handler>,
+    mut has_spoken: bool,
 ) -> Result<(), String> {
     let clone = |c: &UnixStream| c.try_clone().map_err(|e| e.to_string());
     *shared.connection() = Some(clone(&connection)?);
     let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
     let attachment = handler.device().attachment.clone();
     let current = (&connection, attachment.link.changed());
-    let mut has_spoken = false;
     while !shared.stopping() {
         if is_let_in(shared, current, handler) {
             continue;
@@ -493,6 +615,7 @@ fn converse(
             return Ok(());
         };
         handler.device().note_request(header.request);
+        handler.device().begin_message();
         screen(&connection, header, &handler.device())?;
         if messages::is_ours(header) {
             messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
@@ -509,6 +632,7 @@ fn converse(
         caller.probe();
         handler.device().end_quarantine();
         handler.device().describe();
+        handler.device().end_message();
     }
     Ok(())
 }

@@ -148,7 +148,8 @@ fn give_up_namespaces(sandbox: &mut Sandbox) {
 
 fn start_helper() -> std::io::Result<UnixStream> {
     let (own, its) = UnixStream::pair()?;
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not its path, where another program may be by now.
+    let mut command = Command::new("/proc/self/exe");
     // Its name is not the daemon's, which scripts look for.
     command.arg0(HELPER_NAME).arg(HELPER_COMMAND);
     command.current_dir("/").env_clear();

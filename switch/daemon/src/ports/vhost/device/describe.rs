@@ -98,7 +98,8 @@ impl Device {
     }
 
     /// Reports the device's status to the dataplane. Called after every message: it costs workers nothing.
-    pub(in super::super) fn describe(&self) {
+    pub(in super::super) fn describe(&mut self) {
+        self.record();
         self.dataplane.describe(&self.attachment, self.picture());
     }
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::Device;
 use crate::dataplane::Uplink;
+use crate::handover::{is_supervised, is_taking_over};
 
 /// The vring that may have a NIC queue of its own: the first transmit ring. Other rings are copied.
 pub(super) const VRING: usize = 1;
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// State of the queue.
 #[derive(Default)]
 pub(super) struct DirectQueue {
-    /// The files that the guest's memory is mapped from; kept only for a guest with such a queue.
+    /// The files that the guest's memory is mapped from; kept only for a guest with such a queue, and for the session's record.
     pub(super) files: Vec<(RegionSpec, File)>,
     state: State,
 }
@@ -74,10 +75,10 @@ impl DirectQueue {
 }
 
 impl Device {
-    /// Duplicates of a memory table's files, if the guest is to have a queue of its own. A file that cannot be
+    /// Duplicates of a memory table's files, if the guest is to have a queue of its own or its session is recorded. A file that cannot be
     /// duplicated is left out, which fails the opening of the queue.
     pub(super) fn copies_of(&self, table: &[(RegionSpec, File)]) -> Vec<(RegionSpec, File)> {
-        if self.config.direct.is_none() {
+        if self.config.direct.is_none() && !is_supervised() {
             return Vec::new();
         }
         let copy = |(spec, file): &(RegionSpec, File)| Some((*spec, file.try_clone().ok()?));
@@ -94,7 +95,14 @@ impl Device {
         let Some(config) = self.config.direct.as_ref().filter(|_| index == VRING) else {
             return Source::Guest(tx);
         };
-        match self.open_direct(config, memory) {
+        let opened = match is_taking_over() {
+            // The uplink is opened last.
+            true => {
+                Err("the switch was replaced: it is opened when the ring starts again".to_owned())
+            }
+            false => self.open_direct(config, memory),
+        };
+        match opened {
             Ok(direct) => {
                 self.direct.state = State::Open(direct.status().clone());
                 let text = self.direct.text(self.config.direct.as_ref());

@@ -39,6 +39,7 @@ impl Device {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
             let before = self.channel.replace(fd);
+            self.kept.has_changed = true;
             self.retire(before);
         }
         // The front end may have read the configuration space before we could tell it of changes.

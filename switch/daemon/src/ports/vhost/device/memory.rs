@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crosspoint_memory::{DirtyLog, GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{InflightRegion, MAX_RING_SIZE, feature};
 
-use super::{Device, Vring};
+use super::{Device, InflightFile, Vring};
 use crate::dataplane::PortChange;
+use crate::handover::is_supervised;
 
 /// Maximum number of memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
 pub(in super::super) const MAX_MEMORY_SLOTS: usize = 509;
@@ -24,6 +25,7 @@ impl Device {
         let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
         self.check_log(&memory)?;
         self.direct.files = files;
+        self.kept.has_changed = true;
         self.exchange_memory(memory);
         Ok(())
     }
@@ -54,6 +56,7 @@ impl Device {
         let memory = memory.map_err(|e| e.to_string())?;
         self.check_log(&memory)?;
         self.direct.files.extend(copy);
+        self.kept.has_changed = true;
         self.exchange_memory(memory);
         Ok(())
     }
@@ -72,6 +75,7 @@ impl Device {
             (known.guest_address, known.size) != (spec.guest_address, spec.size)
         };
         self.direct.files.retain(|(known, _)| other(known));
+        self.kept.has_changed = true;
         self.exchange_memory(without);
         Ok(())
     }
@@ -123,7 +127,7 @@ impl Device {
     }
 
     /// The log in which writes must be marked now, if any.
-    fn effective_log(&self) -> Option<Arc<DirtyLog>> {
+    pub(super) fn effective_log(&self) -> Option<Arc<DirtyLog>> {
         let wanted = self.features.has(feature::LOG_ALL);
         self.log.clone().filter(|_| wanted)
     }
@@ -160,6 +164,9 @@ impl Device {
             covers(&log, cell.get())?;
         }
         self.log = Some(Arc::new(log));
+        let kept = file.try_clone().ok().filter(|_| is_supervised());
+        self.kept.log = kept.map(|file| (file, offset, size));
+        self.kept.has_changed = true;
         self.apply_log();
         Ok(())
     }
@@ -204,6 +211,14 @@ impl Device {
             .map_err(|e| e.to_string())?;
         let region = Arc::new(region);
         self.inflight = Some(region.clone());
+        let kept = file.try_clone().ok().filter(|_| is_supervised());
+        self.kept.inflight = kept.map(|file| InflightFile {
+            file,
+            span,
+            queues,
+            ring_size,
+        });
+        self.kept.has_changed = true;
         self.change(PortChange {
             inflight: Some(Some(region)),
             ..PortChange::default()

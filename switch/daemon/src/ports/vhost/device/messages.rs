@@ -28,6 +28,8 @@ impl Device {
         for vring in &mut self.vrings {
             *vring = Vring {
                 base: vring.base,
+                // Front ends set it only once.
+                call: vring.call.take(),
                 ..Vring::default()
             };
         }

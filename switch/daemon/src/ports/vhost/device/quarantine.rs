@@ -21,9 +21,9 @@ const FORGIVEN: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub(super) struct Pause {
     /// Length of the last pause.
-    last: Option<Duration>,
+    pub(super) last: Option<Duration>,
     /// When the current pause ends; set by the device's reset.
-    until: Option<Instant>,
+    pub(super) until: Option<Instant>,
     /// When the last pause ended.
     let_in: Option<Instant>,
 }
@@ -45,7 +45,7 @@ impl Pause {
     }
 
     /// Time left until the pause ends; `None` if the device was not reset.
-    fn left(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         Some(self.until?.saturating_duration_since(now))
     }
 

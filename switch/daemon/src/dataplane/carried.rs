@@ -1,0 +1,82 @@
+//! Tables that a successor of this process goes on with: learned addresses and counters.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use crosspoint_config::limits::DEFAULT_BRIDGE as DEFAULT_NAME;
+use crosspoint_config::parse_mac;
+use crosspoint_model::status::{FdbEntry, RemovedStatus};
+use serde::{Deserialize, Serialize};
+
+use super::Dataplane;
+
+/// Learned addresses; static ones come from the configuration.
+pub(crate) type LearnedTable = Vec<FdbEntry>;
+
+/// Counters.
+#[derive(Serialize, Deserialize, Default)]
+pub(crate) struct Counters {
+    /// By port and queue: counters by name, over all workers.
+    ports: BTreeMap<String, Vec<BTreeMap<String, u64>>>,
+    removed: RemovedStatus,
+}
+
+impl Dataplane {
+    /// The learned addresses.
+    pub(crate) fn learned(&self) -> LearnedTable {
+        let mut fdb = self.fdb();
+        fdb.retain(|entry| !entry.is_static);
+        fdb
+    }
+
+    /// Learns a predecessor's addresses: those of ports that are in the same bridge.
+    pub(crate) fn learn_all(&self, learned: &LearnedTable) {
+        let state = self.lock();
+        let view = state.view.clone();
+        let named = (0u16..).zip(&state.ports);
+        let named =
+            named.filter_map(|(number, port)| Some((&*port.as_ref()?.options.name, number)));
+        let numbers: BTreeMap<&str, u16> = named.collect();
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        let quota = |port| view.port(port).map(|port| &*port.quota);
+        for (bridge, fdb) in self.fdbs(&state) {
+            let name = state.bridges.name(bridge).map(|name| name.to_string());
+            let name = name.as_deref().unwrap_or(DEFAULT_NAME);
+            let here = learned
+                .iter()
+                .filter(|entry| entry.bridge.as_deref().unwrap_or(DEFAULT_NAME) == name);
+            for entry in here {
+                let port = numbers.get(&*entry.port).copied();
+                let is_there =
+                    |port: &u16| view.port(*port).is_some_and(|view| view.bridge == bridge);
+                if let (Some(port), Some(mac)) = (port.filter(is_there), parse_mac(&entry.mac)) {
+                    fdb.learn(fdb.key(mac, entry.vlan), port, tick, quota);
+                }
+            }
+        }
+        // Some may be bound to another port now.
+        self.forget_forbidden(&state);
+    }
+
+    /// The counters as they are now.
+    pub(crate) fn counters(&self) -> Counters {
+        let state = self.lock();
+        let ports = state.ports.iter().flatten();
+        let counted = ports.map(|port| (port.options.name.clone(), port.view.counters.by_name()));
+        Counters {
+            ports: counted.collect(),
+            removed: state.gone(),
+        }
+    }
+
+    /// Adds a predecessor's counts.
+    pub(crate) fn count_on(&self, counters: &Counters) {
+        let mut state = self.lock();
+        state.removed = counters.removed.clone();
+        for port in state.ports.iter().flatten() {
+            if let Some(counted) = counters.ports.get(&port.options.name) {
+                port.view.counters.add_by_name(self.links.len(), counted);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Hand-over: how guests and sockets outlive this process.
+//!
+//! If a supervisor (`crosspoint supervise`) has started this process, each part that a successor needs sends it a record when
+//! its state changes: a JSON text and descriptors. A process that is started after a crash or for an upgrade reads all
+//! records first ([`connect`]); each part then takes its own ([`Supervisor::take`]) instead of starting anew.
+//!
+//! | record | of | descriptors |
+//! |---|---|---|
+//! | `listener/PORT` | a guest port's socket | the listening socket |
+//! | `session/PORT` | a connected front end | connection, memory, log, inflight region, kicks, calls |
+//! | `control`, `metrics` | the daemon's own servers | the listening socket |
+//! | `positions` | all guest rings, once they have stopped for an upgrade | |
+//! | `xdp/PORT` | the program attached to an uplink's interface | map, link, promiscuous mode |
+//! | `settings/PORT` | what an uplink has changed on its interface | |
+//! | `tables` | learned addresses and counters | |
+//!
+//! Without a supervisor nothing is recorded.
+
+mod seam;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start};
+use serde::Serialize;
+
+use crate::service::log;
+pub(crate) use seam::{go_on, record_tables, serve, take_over};
+
+/// The connection of this process to its supervisor: set once by [`connect`].
+static SUPERVISOR: OnceLock<Supervisor> = OnceLock::new();
+
+/// The supervisor of this process.
+pub(crate) struct Supervisor {
+    link: Link,
+    start: Start,
+    begin: Begin,
+    /// Whether its rings run.
+    has_taken_over: AtomicBool,
+    /// The predecessor's records that no part has taken yet.
+    records: Mutex<BTreeMap<String, Message>>,
+}
+
+/// Connects to this process's supervisor, if it has one, and reads the predecessor's records. Call it before any thread starts
+/// and before standard input is used.
+///
+/// # Errors
+///
+/// A text for people, if the supervisor's messages cannot be read.
+pub fn connect() -> Result<(), String> {
+    if std::env::var_os(SUPERVISED).is_none() {
+        return Ok(());
+    }
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let link = Link::of(socket.map_err(|why| why.to_string())?);
+    // The end of the supervisor ends this process in order.
+    let with_parent = Some(rustix::process::Signal::TERM);
+    rustix::process::set_parent_process_death_signal(with_parent).map_err(|why| why.to_string())?;
+    let mut records = BTreeMap::new();
+    let begin: Begin = loop {
+        let message = link.receive().map_err(|why| why.to_string())?;
+        let message = message.ok_or("it has ended")?;
+        match message.kind {
+            Kind::Record => drop(records.insert(message.name.clone(), message)),
+            Kind::Begin => {
+                break serde_json::from_slice(&message.body).map_err(|why| why.to_string())?;
+            }
+            kind => return Err(format!("a message {kind:?} before {:?}", Kind::Begin)),
+        }
+    };
+    let supervisor = Supervisor {
+        link,
+        start: begin.start,
+        begin,
+        has_taken_over: AtomicBool::new(false),
+        records: Mutex::new(records),
+    };
+    let _ = SUPERVISOR.set(supervisor);
+    Ok(())
+}
+
+/// The supervisor, if there is one.
+pub(crate) fn supervisor() -> Option<&'static Supervisor> {
+    SUPERVISOR.get()
+}
+
+/// Whether this process has a supervisor, and the state of its parts is recorded.
+pub fn is_supervised() -> bool {
+    SUPERVISOR.get().is_some()
+}
+
+/// Whether this process was started to take over from one that still runs, and must touch nothing until then.
+pub(crate) fn is_preparing() -> bool {
+    is_taking_over()
+        && SUPERVISOR
+            .get()
+            .is_some_and(|supervisor| supervisor.start == Start::Prepare)
+}
+
+/// Whether this process is about to go on with the guests of another one: rings then start together, when all ports are open,
+/// so that no guest's frame finds its destination missing.
+pub(crate) fn is_taking_over() -> bool {
+    let takes_over = |supervisor: &Supervisor| {
+        supervisor.start != Start::Fresh && !supervisor.has_taken_over.load(Ordering::SeqCst)
+    };
+    SUPERVISOR.get().is_some_and(takes_over)
+}
+
+/// Ports that are opened from now on are not its predecessor's.
+fn end_taking_over() {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        supervisor.has_taken_over.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Tells the supervisor why its predecessor's guests cannot be taken over, and ends this process at once: the predecessor, which
+/// goes on, owns the sockets and their files.
+pub(crate) fn refuse_and_end(why: &str) -> ! {
+    tracing::error!("not taken over: {why}");
+    refuse(why);
+    log::drain();
+    std::process::exit(1)
+}
+
+/// Upgrades and crashes since the supervisor started; `None` without one.
+pub(crate) fn counts() -> Option<(u64, u64)> {
+    let begin = SUPERVISOR.get()?.begin;
+    Some((begin.upgrades, begin.crashes))
+}
+
+/// Has the supervisor tell the service manager `lines`. Returns `false` without a supervisor.
+pub(crate) fn notify(lines: &str) -> bool {
+    let Some(supervisor) = SUPERVISOR.get() else {
+        return false;
+    };
+    let _ = supervisor
+        .link
+        .send(Kind::Notify, "", lines.as_bytes(), &[]);
+    true
+}
+
+/// Tells the supervisor that the main loop and every worker make progress.
+pub fn sign_of_life() {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        let _ = supervisor.link.send(Kind::Alive, "", b"", &[]);
+    }
+}
+
+/// Tells the supervisor that this process cannot start, or not take over.
+pub fn refuse(why: &str) {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        let _ = supervisor.link.send(Kind::Refused, "", why.as_bytes(), &[]);
+    }
+}
+
+/// Records the state of part `name`: `body`, and the descriptors that it counts. Does nothing without a supervisor. Returns
+/// whether it was recorded.
+pub(crate) fn put(name: &str, body: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool {
+    let Some(supervisor) = SUPERVISOR.get() else {
+        return false;
+    };
+    let sent = serde_json::to_vec(body)
+        .map_err(|why| why.to_string())
+        .and_then(|body| {
+            let sent = supervisor.link.send(Kind::Record, name, &body, fds);
+            sent.map_err(|why| why.to_string())
+        });
+    if let Err(why) = sent {
+        tracing::warn!(
+            "{name} would not outlive this process: the supervisor cannot be told of it: {why}"
+        );
+        return false;
+    }
+    true
+}
+
+/// Ends the record of part `name`.
+pub(crate) fn forget(name: &str) {
+    if let Some(supervisor) = SUPERVISOR.get()
+        && let Err(why) = supervisor.link.send(Kind::Forget, name, b"", &[])
+    {
+        tracing::warn!("the supervisor cannot be told that {name} is gone: {why}");
+    }
+}
+
+/// Takes the predecessor's record of part `name`.
+pub(crate) fn take(name: &str) -> Option<Message> {
+    let supervisor = SUPERVISOR.get()?;
+    let mut records = supervisor
+        .records
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    records.remove(name)
+}
+
+impl Supervisor {
+    /// Drops records that no part has taken: those of ports that the configuration no longer has.
+    fn discard_rest(&self) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        // Settings of an interface that is absent now are restored when it is back.
+        let (kept, rest) = std::mem::take(&mut *records)
+            .into_iter()
+            .partition(|(name, _)| name.starts_with("settings/"));
+        *records = kept;
+        if self.start == Start::Prepare {
+            for (name, record) in &*records {
+                let _ = self.link.send(Kind::Record, name, &record.body, &[]);
+            }
+        }
+        let rest: BTreeMap<String, Message> = rest;
+        for (name, record) in rest {
+            if self.start == Start::AfterCrash {
+                forget(&name);
+            }
+            // Not here, since a close can block.
+            let _ = std::thread::Builder::new()
+                .name("cp-close".to_owned())
+                .spawn(move || drop(record));
+        }
+    }
+}
+
+/// The descriptors of a record, taken by the numbers in its body.
+pub(crate) struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    pub(crate) fn of(fds: Vec<OwnedFd>) -> Descriptors {
+        Descriptors(fds.into_iter().map(Some).collect())
+    }
+
+    /// Descriptor `number`, once.
+    pub(crate) fn take(&mut self, number: Option<usize>) -> Option<OwnedFd> {
+        self.0.get_mut(number?)?.take()
+    }
+
+    /// Those that are left.
+    pub(crate) fn rest(self) -> impl Iterator<Item = OwnedFd> {
+        self.0.into_iter().flatten()
+    }
+}
+
+/// Counts the descriptors of a record while its body is written.
+#[derive(Default)]
+pub(crate) struct Counted<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Counted<'a> {
+    /// Adds a descriptor, and returns its number.
+    pub(crate) fn add(&mut self, fd: &'a impl AsFd) -> usize {
+        self.0.push(fd.as_fd());
+        self.0.len() - 1
+    }
+
+    /// Adds a descriptor if there is one.
+    pub(crate) fn add_some(&mut self, fd: Option<&'a impl AsFd>) -> Option<usize> {
+        fd.map(|fd| self.add(fd))
+    }
+
+    pub(crate) fn all(&self) -> &[BorrowedFd<'a>] {
+        &self.0
+    }
+}

@@ -1,0 +1,255 @@
+//! The moment of a hand-over, on both sides.
+//!
+//! | this process | the supervisor | its successor |
+//! |---|---|---|
+//! | | HOLD | |
+//! | stops changes and messages, HELD | starts the successor with all records | |
+//! | forwards | | prepares everything, READY |
+//! | | FREEZE | |
+//! | stops all rings at once, sends their positions, FROZEN | GO | |
+//! | | | starts all rings at once, CONFIRMED |
+//! | sends its counters, ends | LEAVE | |
+//! | | ALONE | opens the uplinks |
+//!
+//! If anything fails before CONFIRMED, the supervisor ends the successor and sends RESUME.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
+
+use super::{Supervisor, end_taking_over, put, refuse_and_end, supervisor, take};
+use crate::dataplane::{Counters, LearnedTable};
+use crate::ports::vhost::Positions;
+use crate::reconcile::{HeldPorts, Running};
+use crate::service::log;
+
+/// How long a change of the configuration, or a front end in the middle of a message, is waited for.
+const HOLD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a front end whose connection was shut down is waited for.
+const SHUT_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long a held process waits for the supervisor: longer than a successor may take to prepare.
+const PREPARED_TIME_MAX: Duration = Duration::from_secs(45);
+/// Name of the record of positions.
+const POSITIONS: &str = "positions";
+/// Name of the record of learned addresses.
+const ADDRESSES: &str = "addresses";
+/// Name of the record of counters.
+const COUNTERS: &str = "counters";
+/// Interval between two records of tables, for the case of a crash; longer if there are many addresses.
+const TABLES_INTERVAL: Duration = Duration::from_secs(1);
+const LARGE_TABLE_INTERVAL: Duration = Duration::from_secs(10);
+const LARGE_TABLE: usize = 4096;
+
+/// The positions of all guest rings, by port.
+type AllPositions = BTreeMap<String, Positions>;
+
+/// Serves the supervisor on a thread of its own. Does nothing without one.
+pub(crate) fn serve(running: &Arc<Running>) {
+    let Some(supervisor) = supervisor() else {
+        return;
+    };
+    supervisor.discard_rest();
+    supervisor.say(Kind::Ready, "");
+    let running = Arc::downgrade(running);
+    let thread = std::thread::Builder::new().name("cp-handover".to_owned());
+    let serving = thread.spawn(move || {
+        while let Some(message) = supervisor.next() {
+            let Some(running) = running.upgrade() else {
+                return;
+            };
+            match message.kind {
+                Kind::Hold => hand_over(&running, supervisor),
+                // Of an upgrade that this process gave up first.
+                Kind::Freeze => supervisor.say(Kind::Refused, "it has waited too long"),
+                Kind::Resume | Kind::Unknown => {}
+                kind => tracing::warn!("an unexpected message of the supervisor: {kind:?}"),
+            }
+        }
+        tracing::warn!(
+            "the supervisor has ended: no upgrade is possible, and a crash disconnects guests"
+        );
+    });
+    if let Err(why) = serving {
+        tracing::error!("no upgrade is possible: no thread for it can be started: {why}");
+    }
+}
+
+/// Records the tables from time to time, so that they outlive a crash. Called about ten times a second.
+pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
+    if !super::is_supervised() || Instant::now() < *next {
+        return;
+    }
+    put(COUNTERS, &running.dataplane.counters(), &[]);
+    let addresses = running.dataplane.learned();
+    *next = Instant::now()
+        + match addresses.len() > LARGE_TABLE {
+            true => LARGE_TABLE_INTERVAL,
+            false => TABLES_INTERVAL,
+        };
+    put(ADDRESSES, &addresses, &[]);
+}
+
+fn recorded<T: serde::de::DeserializeOwned>(record: Option<Message>) -> Option<T> {
+    serde_json::from_slice(&record?.body).ok()
+}
+
+/// Goes on with what the predecessor has learned.
+fn learn(running: &Running) {
+    if let Some(addresses) = recorded::<LearnedTable>(take(ADDRESSES)) {
+        running.dataplane.learn_all(&addresses);
+    }
+}
+
+fn count(running: &Running, record: Option<Message>) {
+    if let Some(counters) = recorded::<Counters>(record) {
+        running.dataplane.count_on(&counters);
+    }
+}
+
+/// Waits until the predecessor has stopped its rings, and starts them here. Every port of `running` is prepared. If the
+/// predecessor goes on, this process ends.
+pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
+    learn(running);
+    supervisor.say(Kind::Ready, "");
+    let mut positions = AllPositions::new();
+    loop {
+        let Some(message) = supervisor.next() else {
+            refuse_and_end("the supervisor has ended");
+        };
+        match message.kind {
+            Kind::Record if message.name == POSITIONS => {
+                positions = match serde_json::from_slice(&message.body) {
+                    Ok(positions) => positions,
+                    Err(why) => refuse_and_end(&format!("positions that cannot be read: {why}")),
+                };
+            }
+            Kind::Go => break,
+            Kind::Unknown => {}
+            kind => refuse_and_end(&format!(
+                "an unexpected message of the supervisor: {kind:?}"
+            )),
+        }
+    }
+    let started = Instant::now();
+    let ports = running.held();
+    ports.thaw_all(Some(&positions), false);
+    supervisor.say(Kind::Confirmed, "");
+    let us = started.elapsed().as_micros();
+    let guests = positions.len();
+    tracing::info!(
+        "has taken over from its predecessor: {guests} guest port(s), started in {us} us"
+    );
+    ports.settle_all();
+    drop(ports);
+    begin_own(running);
+    loop {
+        match supervisor.next() {
+            Some(message) if message.kind == Kind::Record && message.name == COUNTERS => {
+                count(running, Some(message));
+            }
+            Some(message) if message.kind == Kind::Alone => break,
+            Some(_) => {}
+            // It will end this process too.
+            None => return,
+        }
+    }
+    running.open_uplinks(&|| supervisor.say(Kind::Alive, ""));
+}
+
+/// Goes on after a predecessor's crash: with its tables as they were last recorded, and its guests.
+pub(crate) fn go_on(running: &Running) {
+    learn(running);
+    count(running, take(COUNTERS));
+    let ports = running.held();
+    ports.thaw_all(None, false);
+    ports.settle_all();
+    drop(ports);
+    begin_own(running);
+    let alive = || {
+        if let Some(supervisor) = supervisor() {
+            supervisor.say(Kind::Alive, "");
+        }
+    };
+    // Last, since a NIC may take its time.
+    running.open_uplinks(&alive);
+}
+
+/// From now on ports are this process's own.
+fn begin_own(running: &Running) {
+    end_taking_over();
+    running.release_all();
+}
+
+/// Hands everything over to a successor, or goes on.
+fn hand_over(running: &Running, supervisor: &Supervisor) {
+    let held = running.while_held(HOLD_TIME_MAX, SHUT_TIME_MAX, |ports| {
+        put(ADDRESSES, &running.dataplane.learned(), &[]);
+        supervisor.say(Kind::Held, "");
+        match supervisor
+            .next_within(PREPARED_TIME_MAX)
+            .map(|message| message.kind)
+        {
+            Some(Kind::Freeze) => hand_rings_over(ports, running, supervisor),
+            Some(_) => {}
+            None => tracing::warn!("the supervisor says nothing: no upgrade"),
+        }
+    });
+    match held {
+        Ok(()) => tracing::info!("the upgrade is off: this process goes on"),
+        Err(why) => supervisor.say(Kind::Refused, &why),
+    }
+}
+
+fn hand_rings_over(ports: &HeldPorts<'_>, running: &Running, supervisor: &Supervisor) {
+    let positions = ports.freeze_all();
+    put(POSITIONS, &positions, &[]);
+    supervisor.say(Kind::Frozen, "");
+    match supervisor.next() {
+        Some(message) if message.kind == Kind::Leave => {
+            put(COUNTERS, &running.dataplane.counters(), &[]);
+            leave()
+        }
+        Some(message) => {
+            ports.thaw_all(None, message.text() == WAS_STARTED);
+            ports.settle_all();
+        }
+        // A successor may have the rings: two owners are worse than none.
+        None => leave(),
+    }
+}
+
+/// Ends this process, and leaves sockets' files, interfaces and guests as they are.
+fn leave() -> ! {
+    tracing::info!("a successor has taken over");
+    log::drain();
+    std::process::exit(0)
+}
+
+impl Supervisor {
+    fn say(&self, kind: Kind, text: &str) {
+        if let Err(why) = self.link.send(kind, "", text.as_bytes(), &[]) {
+            tracing::warn!("the supervisor does not get {kind:?}: {why}");
+        }
+    }
+
+    /// The next message; `None` when the supervisor has ended.
+    fn next(&self) -> Option<Message> {
+        loop {
+            match self.link.receive() {
+                Ok(message) => return message,
+                Err(LinkError::Io(why)) => {
+                    tracing::error!("the supervisor cannot be heard: {why}");
+                    return None;
+                }
+                Err(why) => tracing::error!("a message of the supervisor is ignored: {why}"),
+            }
+        }
+    }
+
+    /// Like [`next`](Self::next); `None` too when none has come after `time`.
+    fn next_within(&self, time: Duration) -> Option<Message> {
+        self.link.receive_within(time).ok().flatten()
+    }
+}

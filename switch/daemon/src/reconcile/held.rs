@@ -1,0 +1,166 @@
+//! All ports at once, for a hand-over to another process.
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+use super::{Changing, Running};
+use crate::dataplane::Dataplane;
+use crate::ports::vhost::{Positions, VhostPort};
+
+/// Pause between two attempts to get the lock on what is being changed.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The ports of a switch whose ports and sessions do not change.
+pub(crate) struct HeldPorts<'a> {
+    dataplane: &'a Dataplane,
+    changing: MutexGuard<'a, Changing>,
+}
+
+impl Changing {
+    /// Changes by commands that are in no file, as text: a successor starts from the files.
+    fn unkept_text(&self) -> Option<String> {
+        let ports = self.unkept().into_keys().map(|name| format!("port {name}"));
+        let entries = self.fdb_by_hand.iter();
+        let addresses = entries.map(|entry| format!("static address {}", entry.name()));
+        let sets = self.sets_by_hand.names().map(|name| format!("set {name}"));
+        let all: Vec<String> = ports.chain(addresses).chain(sets).collect();
+        (!all.is_empty()).then(|| {
+            format!(
+                "changes by commands are in no file, and would be lost: {}; `crosspoint keep` writes ports to their files, `crosspoint reload` takes the files as they are",
+                all.join(", ")
+            )
+        })
+    }
+
+    fn guests(&self) -> impl Iterator<Item = (&String, &VhostPort)> {
+        let ports = self.ports.iter();
+        ports.filter_map(|(name, port)| Some((name, port.guest()?)))
+    }
+
+    /// Stops the threads of all guest ports between two messages. A front end that does not end a message in time is
+    /// disconnected.
+    fn hold(&self, deadline: Instant, shut_time: Duration) -> Result<(), String> {
+        // First all gates, so that a slow front end costs others nothing.
+        self.guests().for_each(|(_, port)| port.begin_hold());
+        let inside = |deadline: Instant| {
+            let guests = self.guests();
+            let slow = guests.filter(|(_, port)| !port.is_outside(deadline));
+            slow.collect::<Vec<_>>()
+        };
+        inside(deadline).iter().for_each(|(_, port)| port.shut());
+        match inside(Instant::now() + shut_time).first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!(
+                "the front end of port {name} blocks the port's thread through a descriptor that it gave"
+            )),
+        }
+    }
+}
+
+impl Running {
+    /// Calls `with` while no port and no front end's session changes. A front end that does not end a message within `time`
+    /// is disconnected.
+    pub(crate) fn while_held(
+        &self,
+        time: Duration,
+        shut_time: Duration,
+        with: impl FnOnce(&HeldPorts<'_>),
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + time;
+        let changing = loop {
+            match self.changing.try_lock() {
+                Ok(changing) => break changing,
+                Err(TryLockError::Poisoned(changing)) => break changing.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
+                    return Err("another change of the switch does not end".to_owned());
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            }
+        };
+        if let Some(unkept) = changing.unkept_text() {
+            return Err(unkept);
+        }
+        let is_held = changing.hold(deadline, shut_time);
+        let dataplane = &*self.dataplane;
+        let ports = HeldPorts {
+            dataplane,
+            changing,
+        };
+        if is_held.is_ok() {
+            // What has changed without a message, such as a quarantine.
+            ports
+                .changing
+                .guests()
+                .for_each(|(_, port)| port.describe());
+            with(&ports);
+        }
+        ports.changing.guests().for_each(|(_, port)| port.release());
+        is_held
+    }
+
+    /// All ports, whose threads have not begun yet.
+    pub(crate) fn held(&self) -> HeldPorts<'_> {
+        HeldPorts {
+            dataplane: &self.dataplane,
+            changing: self.lock(),
+        }
+    }
+
+    /// Opens the uplinks of a process that has taken over: until then its predecessor had their interfaces. `alive` is called
+    /// before each. An uplink that cannot be opened is down, and the others are not affected.
+    pub(crate) fn open_uplinks(&self, alive: &dyn Fn()) {
+        let mut changing = self.lock();
+        let Changing { config, ports, .. } = &mut *changing;
+        for port in &config.ports {
+            let Some(handle) = ports.get_mut(&port.name) else {
+                continue;
+            };
+            alive();
+            if let Err(why) = handle.open_reserved(&self.dataplane, config, port) {
+                tracing::error!(port = port.name, "not opened: {why}");
+            }
+        }
+    }
+
+    /// Lets the threads of all ports go on.
+    pub(crate) fn release_all(&self) {
+        self.lock().guests().for_each(|(_, port)| port.release());
+    }
+}
+
+impl HeldPorts<'_> {
+    /// Stops all rings at once, and returns their positions.
+    pub(crate) fn freeze_all(&self) -> BTreeMap<String, Positions> {
+        self.dataplane.begin_batch();
+        for (_, port) in self.changing.guests() {
+            port.begin_freeze();
+        }
+        let mut streams = self.dataplane.end_batch(true);
+        let mut all = BTreeMap::new();
+        for (name, port) in self.changing.guests() {
+            all.insert(name.clone(), port.end_freeze(&mut streams));
+        }
+        all
+    }
+
+    /// Starts all rings at once: at `positions`, or where they are. `was_started`: another process may have used them since
+    /// they were frozen.
+    pub(crate) fn thaw_all(
+        &self,
+        positions: Option<&BTreeMap<String, Positions>>,
+        was_started: bool,
+    ) {
+        self.dataplane.begin_batch();
+        for (name, port) in self.changing.guests() {
+            port.thaw(positions.and_then(|all| all.get(name)), was_started);
+        }
+        drop(self.dataplane.end_batch(false));
+    }
+
+    /// After [`thaw_all`](Self::thaw_all): records and shows the ports, and calls each guest once, since a call may have been
+    /// lost with the process that owed it.
+    pub(crate) fn settle_all(&self) {
+        self.changing.guests().for_each(|(_, port)| port.settle());
+    }
+}

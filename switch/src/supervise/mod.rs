@@ -1,0 +1,379 @@
+//! `crosspoint supervise`: runs the switch as a process of its own, and keeps what guests need while that process is replaced.
+//!
+//! The supervisor reads nothing that a guest or a front end has written. It holds copies of descriptors, in [`Store`]; closes
+//! them on a thread of their own, since a close can block; and starts processes of the switch.
+
+mod closer;
+mod process;
+mod request;
+mod upgrade;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crosspoint_daemon::service::notify;
+use crosspoint_handover::{Begin, Kind, Message, Start, Store};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+
+use crate::run::raise_open_files;
+use closer::Closer;
+use process::{End, Process, Program};
+use request::Requests;
+use request::Upgrade;
+pub(crate) use request::UpgradeCommand;
+
+/// A process whose main loop or a worker makes no progress for so long is ended; systemd's watchdog would end the supervisor
+/// too, after 30 s.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// How long the switch may take to end in order: systemd gives the service 15 s.
+const STOP_TIME_MAX: Duration = Duration::from_secs(12);
+/// How long a process whose connection has ended may take to end.
+const END_TIME_MAX: Duration = Duration::from_secs(1);
+/// The longest time between two looks.
+const LOOK: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// Crashes within this time are counted together.
+const CRASHES_WITHIN: Duration = Duration::from_secs(60);
+/// From this many on, the supervisor gives up, and leaves the restart to the service manager.
+const CRASHES_MAX: usize = 6;
+/// A crash so soon after an upgrade brings the former program back.
+const PROBATION: Duration = Duration::from_secs(10);
+
+/// Run the switch under a supervisor: guests stay connected through upgrades and crashes
+///
+/// It starts `crosspoint run` as a process of its own, and holds copies of the sockets and of the guests' memory. When that
+/// process crashes, a new one goes on with the guests, whose front ends see no disconnection. `crosspoint upgrade` replaces it by
+/// the program that is installed now. SIGTERM and SIGHUP are passed on; SIGUSR2 upgrades.
+#[derive(clap::Args)]
+#[command(after_long_help = crate::help::SUPERVISE)]
+pub(crate) struct Supervise {
+    /// The configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    socket: request::Socket,
+}
+
+impl Supervise {
+    pub(crate) fn run(self) -> ExitCode {
+        match supervise(&self.config, &self.socket.supervisor_socket) {
+            Ok(code) => code,
+            Err(why) => {
+                say(&format!("error: {why}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Prints a line of the supervisor's own.
+fn say(text: &str) {
+    eprintln!("supervisor: {text}");
+}
+
+/// Flags that signals set, and what they make readable.
+struct Signals {
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    upgrade: Arc<AtomicBool>,
+    woken: UnixStream,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let (woken, wakes) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
+        wakes.set_nonblocking(true)?;
+        let flag = |signals: &[i32]| {
+            let flag = Arc::new(AtomicBool::new(false));
+            for signal in signals {
+                signal_hook::flag::register(*signal, flag.clone())?;
+                // After the flag, so that whoever is woken sees it.
+                signal_hook::low_level::pipe::register(*signal, wakes.try_clone()?)?;
+            }
+            io::Result::Ok(flag)
+        };
+        Ok(Signals {
+            stop: flag(&[SIGTERM, SIGINT])?,
+            reload: flag(&[SIGHUP])?,
+            upgrade: flag(&[SIGUSR2])?,
+            woken,
+        })
+    }
+
+    fn drain(&self) {
+        let mut bytes = [0; 64];
+        while io::Read::read(&mut &self.woken, &mut bytes).is_ok_and(|read| read > 0) {}
+    }
+}
+
+/// The supervisor.
+struct Supervisor {
+    config: PathBuf,
+    /// The installed program, by its path: after an update it is another one.
+    program: Program,
+    /// The program of the process before the current one.
+    former: Option<Program>,
+    current: Process,
+    /// The records of the current process.
+    store: Store,
+    closer: Closer,
+    signals: Signals,
+    upgraded_at: Option<Instant>,
+    upgrades: u64,
+    crashes_total: u64,
+    /// The recent ones.
+    crashes: Vec<Instant>,
+}
+
+fn supervise(config: &Path, socket: &Path) -> io::Result<ExitCode> {
+    raise_open_files();
+    let signals = Signals::new()?;
+    let program = Program::Path(std::env::current_exe()?);
+    let requests = Requests::listen(socket)?;
+    let store = Store::default();
+    let begin = Begin {
+        start: Start::Fresh,
+        upgrades: 0,
+        crashes: 0,
+    };
+    let current = Process::start(&program, config, begin, &store)?;
+    let supervisor = Supervisor {
+        config: config.to_owned(),
+        program,
+        former: None,
+        current,
+        store,
+        closer: Closer::start()?,
+        signals,
+        upgraded_at: None,
+        upgrades: 0,
+        crashes_total: 0,
+        crashes: Vec::new(),
+    };
+    supervisor.run(&requests)
+}
+
+impl Supervisor {
+    fn run(mut self, requests: &Requests) -> io::Result<ExitCode> {
+        loop {
+            let [signalled, spoken, asked] = wait([
+                self.signals.woken.as_fd(),
+                self.current.link.as_fd(),
+                requests.as_fd(),
+            ])?;
+            // Not while it has said something that was not heard yet.
+            if !spoken
+                && self.end_if_hung()
+                && let Some(code) = self.after_end()?
+            {
+                return Ok(code);
+            }
+            if signalled {
+                self.signals.drain();
+                if self.is_stopping() {
+                    return Ok(self.stop());
+                }
+                if self.signals.reload.swap(false, Ordering::Relaxed) {
+                    self.current.signal(Signal::HUP);
+                }
+                if self.signals.upgrade.swap(false, Ordering::Relaxed) {
+                    let _ = self.upgrade(Upgrade::default());
+                }
+            }
+            if spoken && let Some(code) = self.hear()? {
+                return Ok(code);
+            }
+            if asked {
+                let switch = self.current.id();
+                requests.answer(switch, |upgrade| self.upgrade(upgrade));
+            }
+        }
+    }
+
+    fn begin(&self, start: Start) -> Begin {
+        let is_upgrade = start == Start::Prepare;
+        Begin {
+            start,
+            upgrades: self.upgrades + u64::from(is_upgrade),
+            crashes: self.crashes_total,
+        }
+    }
+
+    /// Ends the current process if it hangs: its end is then like a crash. Returns whether it did.
+    fn end_if_hung(&mut self) -> bool {
+        let is_silent = self.current.alive_at.elapsed() > SILENCE_MAX;
+        if self.current.is_ready && is_silent {
+            say(&format!(
+                "error: the switch has given no sign of life for {} s, and is ended",
+                SILENCE_MAX.as_secs()
+            ));
+            self.current.alive_at = Instant::now();
+            self.current.kill();
+            return true;
+        }
+        false
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.signals.stop.load(Ordering::Relaxed)
+    }
+
+    /// Ends the current process in order.
+    fn stop(&mut self) -> ExitCode {
+        self.current.signal(Signal::TERM);
+        let deadline = Instant::now() + STOP_TIME_MAX;
+        loop {
+            // What it still says must not block it.
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.current.link.receive_within(left) {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        match self.current.wait_until(deadline) {
+            End::Ended(status) => code_of(status),
+            End::Runs => {
+                say("error: the switch does not end, and is killed: interfaces keep its settings");
+                self.current.kill();
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Hears the current process. Returns the exit status if the supervisor is to end too.
+    fn hear(&mut self) -> io::Result<Option<ExitCode>> {
+        match self.current.link.receive() {
+            Ok(Some(message)) => {
+                self.take(message);
+                Ok(None)
+            }
+            Ok(None) => self.after_end(),
+            Err(why) => {
+                say(&format!(
+                    "error: the switch's process cannot be heard, and is ended: {why}"
+                ));
+                self.current.kill();
+                self.after_end()
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message.kind {
+            Kind::Record | Kind::Forget => self.closer.close_some(self.store.take(message)),
+            Kind::Ready => {
+                self.current.is_ready = true;
+                self.current.alive_at = Instant::now();
+            }
+            Kind::Alive => self.current.alive_at = Instant::now(),
+            Kind::Notify => {
+                if let Err(why) = notify::forward(&message.body) {
+                    say(&format!(
+                        "the service manager is not told of the switch's status: {why}"
+                    ));
+                }
+            }
+            _ => self.closer.close(message),
+        }
+    }
+
+    /// The current process has ended: restarts it, unless it ended in order.
+    fn after_end(&mut self) -> io::Result<Option<ExitCode>> {
+        let status = match self.current.wait_until(Instant::now() + END_TIME_MAX) {
+            End::Ended(status) => status,
+            End::Runs if self.current.kill() => None,
+            End::Runs => {
+                say("error: the switch's process does not end");
+                return Ok(Some(ExitCode::FAILURE));
+            }
+        };
+        let is_in_order = status.is_some_and(|status| status.success());
+        if is_in_order || (!self.current.is_ready && self.crashes.is_empty()) {
+            return Ok(Some(code_of(status)));
+        }
+        let now = Instant::now();
+        self.crashes
+            .retain(|at| now.duration_since(*at) < CRASHES_WITHIN);
+        self.crashes.push(now);
+        self.crashes_total += 1;
+        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        if self.crashes.len() >= CRASHES_MAX {
+            say(&format!(
+                "error: the switch has ended {} times within a minute ({how}): giving up",
+                self.crashes.len()
+            ));
+            return Ok(Some(ExitCode::FAILURE));
+        }
+        if self.crashes.len() >= 2 {
+            // They may be what it dies of.
+            say("the switch crashes again and again: learned addresses and counters are dropped");
+            let tables = self
+                .store
+                .remove_where(|name| name == "addresses" || name == "counters");
+            tables
+                .into_iter()
+                .for_each(|record| self.closer.close(record));
+        }
+        let is_new = self
+            .upgraded_at
+            .is_some_and(|at| now.duration_since(at) < PROBATION);
+        let running = self
+            .current
+            .program()
+            .unwrap_or_else(|| self.program.clone());
+        let program = match self.former.clone().filter(|_| is_new) {
+            Some(former) => {
+                say("the former program is started again, since the new one has ended so soon");
+                (self.former, self.upgraded_at) = (Some(running), None);
+                former
+            }
+            // Not what is at its path by now, which no one has tried yet.
+            None => running,
+        };
+        let sessions = self
+            .store
+            .names()
+            .filter(|name| name.starts_with("session/"))
+            .count();
+        say(&format!(
+            "error: the switch has ended ({how}): it is started again, with {sessions} connected guest(s)"
+        ));
+        let begin = self.begin(Start::AfterCrash);
+        self.current = match Process::start(&program, &self.config, begin, &self.store) {
+            Ok(process) => process,
+            Err(why) => {
+                say(&format!(
+                    "error: it cannot be started: {why}; trying what is installed"
+                ));
+                Process::start(&self.program, &self.config, begin, &self.store)?
+            }
+        };
+        Ok(None)
+    }
+}
+
+/// Waits until some of `fds` are readable.
+fn wait<const N: usize>(fds: [std::os::fd::BorrowedFd<'_>; N]) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match poll(&mut polled, Some(&LOOK)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(polled.map(|fd| !fd.revents().is_empty()))
+}
+
+fn code_of(status: Option<ExitStatus>) -> ExitCode {
+    let code = status.and_then(|status| status.code());
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

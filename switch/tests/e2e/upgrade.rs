@@ -1,0 +1,395 @@
+//! Upgrades and crashes of the switch under a supervisor: guests and their front ends see neither.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+
+use crosspoint_guest::{Guest, GuestOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{
+    Exchange, Host, Lab, Ledger, LinuxGuest, Process, Switch, Testpmd, TestpmdPort, connect_pair,
+    frame, guest, mac, ping_pong, s, wait_until, xdp,
+};
+
+/// Ends the process that serves the ports, and waits for the next one.
+fn kill_switch(switch: &Switch<'_>) {
+    let id = switch.supervised_id();
+    let pid = Pid::from_raw(id as i32).expect("a process");
+    kill_process(pid, Signal::KILL).expect("it runs");
+    wait_until("a new process", s(5), || {
+        (switch.try_supervised_id().is_some_and(|now| now != id)).then_some(())
+    });
+}
+
+/// Upgrades, and checks that another process serves the ports.
+fn must_upgrade(switch: &Switch<'_>) -> String {
+    let before = switch.supervised_id();
+    let (status, text) = switch.upgrade(&[]);
+    assert!(status.success(), "{text}\n{}", switch.log());
+    assert_ne!(switch.supervised_id(), before, "another process: {text}");
+    text
+}
+
+/// The front ends that have connected to a port since the switch started.
+fn connections(switch: &Switch<'_>, port: &str) -> u64 {
+    let rows = switch.show_json("guests");
+    let rows = rows.as_array().expect("a list of guests");
+    let row = rows.iter().find(|row| row["port"] == port);
+    let row = row.unwrap_or_else(|| panic!("no guest {port:?}"));
+    row["connections"].as_u64().unwrap_or_default()
+}
+
+fn descriptors(process: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{process}/fd"));
+    open.expect("it runs").count()
+}
+
+fn every_frame_arrives(options: &GuestOptions, times: u32) {
+    let lab = Lab::new(s(90));
+    let pairs = format!("queue_pairs = {}\n", options.queue_pairs);
+    let ports = ["g0", "g1"].map(|name| guest(&lab, name) + &pairs);
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let exchange = Exchange::start_with(&lab, &switch, ["g0", "g1"], options);
+    exchange.run(10_000);
+    must_upgrade(&switch);
+    exchange.run(1000);
+    let open = descriptors(switch.id());
+    for _ in 1..times {
+        must_upgrade(&switch);
+        exchange.run(1000);
+    }
+    let now = descriptors(switch.id());
+    assert_eq!(now, open, "descriptors of the supervisor");
+    let (status, text) = switch.upgrade(&["--dry-run"]);
+    assert!(status.success(), "{text}");
+    let (status, text) = switch.upgrade(&["--back"]);
+    assert!(status.success(), "{text}");
+    exchange.run(1000);
+    let frames = exchange.stop();
+    // The counters went with the guests.
+    let ledger = switch.ledger();
+    for name in ["g0", "g1"] {
+        let port = ledger.port(name);
+        assert!(port.rx >= frames / 2, "{name}: {frames} frames\n{ledger}");
+        assert_eq!(port.dropped_copies, 0, "{name}\n{ledger}");
+    }
+    println!("{}", switch.log());
+}
+
+#[test]
+fn every_frame_arrives_once_and_in_order_through_twenty_upgrades() {
+    every_frame_arrives(&GuestOptions::default(), 20);
+}
+
+#[test]
+fn every_frame_of_packed_rings_arrives_once_and_in_order_through_upgrades() {
+    let options = GuestOptions {
+        packed: true,
+        ..GuestOptions::default()
+    };
+    every_frame_arrives(&options, 5);
+}
+
+/// After a crash, what was in hand is lost; here nothing is.
+#[test]
+fn guests_go_on_after_the_switch_is_killed() {
+    for packed in [false, true] {
+        let lab = Lab::new(s(60));
+        let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+        let options = GuestOptions {
+            packed,
+            ..GuestOptions::default()
+        };
+        let mut pair = connect_pair(&lab, &switch, ["g0", "g1"], &options);
+        for life in 0..3 {
+            let [a, b] = &mut pair;
+            for number in 0..4 {
+                ping_pong(a, b, 1000 * life + number);
+            }
+            // The table is recorded every second.
+            std::thread::sleep(s(1) + s(1) / 5);
+            kill_switch(&switch);
+            // After a second crash within a minute, the tables start empty.
+            let known = if life == 0 { vec![21, 22] } else { Vec::new() };
+            for station in known {
+                let address = mac(station).map(|byte| format!("{byte:02x}")).join(":");
+                let port = wait_until("the control socket", s(5), || {
+                    switch
+                        .ask(&["health"])
+                        .0
+                        .success()
+                        .then(|| switch.port_of(&address))
+                });
+                assert!(port.is_some(), "{address}\n{}", switch.show("fdb"));
+            }
+            for number in 4..12 {
+                ping_pong(a, b, 1000 * life + number);
+            }
+        }
+        assert_eq!(connections(&switch, "g0"), 1, "{}", switch.log());
+    }
+}
+
+/// The running process goes on in each case, and says why.
+#[test]
+fn an_upgrade_that_cannot_be_is_refused_and_costs_no_frame() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    let process = switch.supervised_id();
+    let refused = |reason: &str| {
+        let (status, text) = switch.upgrade(&[]);
+        assert!(!status.success() && text.contains(reason), "{text}");
+        assert_eq!(switch.supervised_id(), process, "{text}");
+        exchange.run(1000);
+    };
+    let path = switch.config_path();
+    let text = fs::read_to_string(&path).expect("the configuration");
+    fs::write(&path, text.clone() + "[[port]]\nname = \"g0\"\n").expect("a file");
+    refused("the configuration is wrong");
+    fs::write(&path, &text).expect("a file");
+    let (status, said) = switch.ask(&["port", "set", "g0", "weight=3"]);
+    assert!(status.success(), "{said}");
+    refused("port g0");
+    let (status, said) = switch.ask(&["reload"]);
+    assert!(status.success(), "{said}");
+    let (status, text) = switch.upgrade(&["--back"]);
+    assert!(
+        !status.success() && text.contains("no former program"),
+        "{text}"
+    );
+    must_upgrade(&switch);
+    exchange.run(1000);
+    exchange.stop();
+}
+
+/// After an upgrade the switch is one like any other: ports come and go, and a front end that waits at a port does not drive out
+/// the guest that is connected, though that guest says nothing to the new process.
+#[test]
+fn after_an_upgrade_ports_are_added_and_silent_guests_keep_theirs() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    must_upgrade(&switch);
+    let waits = UnixStream::connect(lab.socket("g0")).expect("the socket listens");
+    for name in ["g2", "g3"] {
+        let socket = format!("socket={}", lab.socket(name).display());
+        let (status, said) = switch.ask(&["port", "add", name, "type=vhost", &socket]);
+        assert!(status.success(), "{said}");
+    }
+    let mut pair = connect_pair(&lab, &switch, ["g2", "g3"], &GuestOptions::default());
+    let [a, b] = &mut pair;
+    ping_pong(a, b, 1);
+    std::thread::sleep(s(2));
+    exchange.run(1000);
+    assert_eq!(connections(&switch, "g0"), 1);
+    drop(waits);
+    drop(pair);
+    for name in ["g2", "g3"] {
+        let (status, said) = switch.ask(&["port", "remove", name]);
+        assert!(status.success(), "{said}");
+    }
+    // A port whose guest would be disconnected.
+    let path = switch.config_path();
+    let text = fs::read_to_string(&path).expect("the configuration");
+    let other = text.replacen(
+        &*lab.socket("g1").to_string_lossy(),
+        "/tmp/cp-elsewhere.sock",
+        1,
+    );
+    fs::write(&path, other).expect("a file");
+    for words in [&["--dry-run"][..], &[]] {
+        let (status, said) = switch.upgrade(words);
+        assert!(!status.success() && said.contains("port g1"), "{said}");
+        exchange.run(1000);
+    }
+    fs::write(&path, text).expect("a file");
+    must_upgrade(&switch);
+    exchange.run(1000);
+    exchange.stop();
+}
+
+/// Between two uplinks. The program stays attached, so no link goes down; only the sockets are opened again.
+#[test]
+fn uplinks_keep_their_program_and_are_back_soon_after_an_upgrade_and_a_crash() {
+    const PINGS: u32 = 1500;
+    const PING_MS: u32 = 2;
+    let lab = Lab::new(s(60));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let switch = Switch::start_supervised(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+    a.must_ping(&b);
+    let program = || {
+        let link = lab.ip(&format!("-d link show {}", a.interface));
+        let id = link
+            .split_once("prog/xdp id ")
+            .map(|(_, rest)| rest.to_owned());
+        id.and_then(|rest| Some(rest.split_whitespace().next()?.to_owned()))
+    };
+    let before = program();
+    assert!(before.is_some());
+    let line = format!("ping -q -i 0.00{PING_MS} -c {PINGS} {}", b.address);
+    let mut pings = Process::start(lab.dir(), "pings", &a.command(&line));
+    std::thread::sleep(s(1));
+    println!("{}", must_upgrade(&switch));
+    assert_eq!(program(), before, "{}", switch.log());
+    std::thread::sleep(s(1) / 2);
+    kill_switch(&switch);
+    pings.wait(s(20)).expect("it ends");
+    assert_eq!(program(), before, "{}", switch.log());
+    let log = pings.log();
+    let received = log
+        .split_once(" received")
+        .and_then(|(text, _)| text.split(' ').next_back());
+    let received: u32 = received
+        .and_then(|number| number.parse().ok())
+        .expect("a number");
+    println!(
+        "{} of {PINGS} pings, one every {PING_MS} ms, lost in an upgrade and a crash",
+        PINGS - received
+    );
+    assert!(PINGS - received < 500, "{log}");
+    a.must_ping(&b);
+    switch.ledger();
+}
+
+/// The new process is killed while it prepares, at ever later moments.
+#[test]
+fn a_successor_that_dies_while_it_prepares_costs_no_frame() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    let process = switch.supervised_id();
+    let supervisor = switch.id();
+    for pause_ms in [0, 1, 2, 4, 8] {
+        let killer = std::thread::spawn(move || {
+            let successor = wait_until("a successor", s(5), || {
+                let list = format!("/proc/{supervisor}/task/{supervisor}/children");
+                let list = fs::read_to_string(list).unwrap_or_default();
+                let mut ids = list
+                    .split_whitespace()
+                    .filter_map(|id| id.parse::<u32>().ok());
+                ids.find(|id| *id != process)
+            });
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+            let pid = Pid::from_raw(successor as i32).expect("a process");
+            let _ = kill_process(pid, Signal::KILL);
+        });
+        let (status, text) = switch.upgrade(&[]);
+        killer.join().expect("it found one");
+        assert!(!status.success(), "{text}");
+        assert_eq!(switch.supervised_id(), process, "{text}");
+        exchange.run(1000);
+    }
+    must_upgrade(&switch);
+    exchange.run(1000);
+    exchange.stop();
+}
+
+/// Testpmd sends back what it receives. It notices neither upgrades nor crashes, though it never connects again.
+fn dpdk(options: &str) {
+    let lab = Lab::new(s(90));
+    let ports = [guest(&lab, "victim"), guest(&lab, "partner")];
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let mut partner =
+        Guest::connect(lab.socket("partner"), GuestOptions::default()).expect("the guest connects");
+    let port = TestpmdPort::virtio(&lab, 0, "victim", options);
+    let loops = "--forward-mode=macswap --port-topology=loop --total-num-mbufs=4096";
+    let mut testpmd = Testpmd::start(&lab, "testpmd", 128, &[port], loops);
+    testpmd.wait_ready();
+    testpmd.command("start");
+    switch.wait_up(&["victim", "partner"]);
+    let mut number = 0;
+    let mut echo = |switch: &Switch<'_>, may_lose: bool| {
+        for _ in 0..400 {
+            number += 1;
+            let sent = frame(mac(3), mac(4), number, 1000);
+            let back = [&sent[6..12], &sent[..6], &sent[12..]].concat();
+            let mut tries = 0;
+            wait_until("a frame that comes back", s(10), || {
+                assert!(
+                    may_lose || tries == 0,
+                    "frame {number} is lost\n{}",
+                    switch.log()
+                );
+                tries += 1;
+                assert_eq!(partner.send(0, &[&sent]).expect("a ring"), 1);
+                let frames = partner.receive_at_least(0, 1, s(2)).expect("a ring");
+                frames.iter().any(|(_, bytes)| *bytes == back).then_some(())
+            });
+        }
+    };
+    echo(&switch, false);
+    for _ in 0..3 {
+        must_upgrade(&switch);
+        echo(&switch, false);
+    }
+    kill_switch(&switch);
+    echo(&switch, true);
+    must_upgrade(&switch);
+    echo(&switch, false);
+    assert_eq!(connections(&switch, "victim"), 1, "{}", switch.log());
+    testpmd.quit();
+}
+
+#[test]
+fn a_dpdk_guest_notices_neither_upgrades_nor_a_crash() {
+    dpdk("queues=1,queue_size=256");
+}
+
+#[test]
+fn a_dpdk_guest_with_packed_rings_notices_neither_upgrades_nor_a_crash() {
+    dpdk("queues=1,queue_size=256,packed_vq=1");
+}
+
+/// A QEMU guest with a split and a packed card, and a UML guest, whose calls go by a pipe, transfer to and from a host while
+/// the switch is replaced and killed. No card connects twice.
+#[test]
+fn transfers_of_linux_guests_go_on_through_upgrades_and_a_crash() {
+    let lab = Lab::new(s(150));
+    let host = Host::new(&lab, "a", 1);
+    let cards = [("split", "packed=off"), ("packed", "packed=on")];
+    let mut ports = vec![xdp("a", &host), guest(&lab, "idle"), guest(&lab, "uml")];
+    ports.extend(cards.map(|(name, _)| guest(&lab, name)));
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let mut line = "--job server --mac 52:54:00:09:00:00".to_owned();
+    let mut addresses = vec!["10.9.0.11/24".to_owned()];
+    for (index, (name, options)) in (1..).zip(cards) {
+        let socket = lab.socket(name);
+        line += &format!(
+            " --nic {},{options},mac=52:54:00:09:00:{index:02}",
+            socket.display()
+        );
+        addresses.push(format!("10.9.{index}.11/24"));
+        host.ip(&format!("addr add 10.9.{index}.1/24 dev eth0"));
+    }
+    line += &format!(" --ip {}", addresses.join(","));
+    let mut qemu = LinuxGuest::qemu(&lab, "idle", &line);
+    let mut uml = LinuxGuest::uml(
+        &lab,
+        "uml",
+        "--job server --ip 10.9.0.12/24 --mac 52:54:00:09:00:09",
+    );
+    qemu.wait_ready();
+    uml.wait_ready();
+    let peers = ["10.9.1.11", "10.9.2.11", "10.9.0.12"];
+    let client =
+        |peer: &&str| ["sha", "fetch"].map(|job| LinuxGuest::client(&lab, &host, job, peer, 16));
+    let mut clients = peers.iter().flat_map(client).collect::<Vec<_>>();
+    let names = ["split", "packed", "uml"];
+    wait_until("transfers by all cards", s(30), || {
+        let ledger = Ledger::new(&switch.metrics());
+        let busy = |name: &&str| ledger.port(name).tx > 100 && ledger.port(name).rx > 100;
+        names.iter().all(busy).then_some(())
+    });
+    println!("{}", must_upgrade(&switch));
+    switch.wait_up(&["a"]);
+    kill_switch(&switch);
+    switch.wait_up(&["a"]);
+    println!("{}", must_upgrade(&switch));
+    clients.iter_mut().for_each(LinuxGuest::must_transfer);
+    for name in names {
+        assert_eq!(connections(&switch, name), 1, "{name}\n{}", switch.log());
+    }
+    assert!(switch.negotiated("packed", "RING_PACKED"));
+    switch.ledger();
+}
