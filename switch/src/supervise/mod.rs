@@ -317,10 +317,12 @@ impl Supervisor {
         }
         if self.crashes.len() >= 2 {
             // They may be what it dies of.
-            say("the switch crashes again and again: learned addresses and counters are dropped");
+            say(
+                "the switch crashes again and again: learned addresses, counters and connections are dropped",
+            );
             let tables = self
                 .store
-                .remove_where(|name| name == "addresses" || name == "counters");
+                .remove_where(|name| ["addresses", "counters", "connections"].contains(&name));
             tables
                 .into_iter()
                 .for_each(|record| self.closer.close(record));

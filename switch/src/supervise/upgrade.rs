@@ -91,9 +91,11 @@ impl Supervisor {
         let frozen_at = Instant::now();
         self.tell(Kind::Freeze, "")?;
         self.await_current(Kind::Frozen, SEAM_TIME_MAX)?;
-        if let Some(record) = self.store.remove("positions") {
-            let sent = new.link.send(Kind::Record, "positions", &record.body, &[]);
-            sent.map_err(|why| why.to_string())?;
+        for name in ["positions", "connections-since"] {
+            if let Some(record) = self.store.remove(name) {
+                let sent = new.link.send(Kind::Record, name, &record.body, &[]);
+                sent.map_err(|why| why.to_string())?;
+            }
         }
         attempt.was_started = true;
         new.link

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     Exchange, Host, Lab, Ledger, LinuxGuest, Process, Switch, Testpmd, TestpmdPort, connect_pair,
-    frame, guest, mac, ping_pong, s, wait_until, xdp,
+    frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
 /// Ends the process that serves the ports, and waits for the next one.
@@ -127,6 +127,114 @@ fn guests_go_on_after_the_switch_is_killed() {
             }
         }
         assert_eq!(connections(&switch, "g0"), 1, "{}", switch.log());
+    }
+}
+
+/// What a guest with a security group has begun is answered after an upgrade and after a crash, before the guest sends again.
+#[test]
+fn connections_of_security_groups_go_on_after_an_upgrade_and_a_crash() {
+    let lab = Lab::new(s(60));
+    let ports = [
+        "[[group]]\nname = \"client\"\nrules = [{ direction = \"out\" }]\n".to_owned(),
+        guest(&lab, "g0") + "groups = [\"client\"]\n",
+        guest(&lab, "g1"),
+    ];
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let mut pair = connect_pair(&lab, &switch, ["g0", "g1"], &GuestOptions::default());
+    let [client, server] = &mut pair;
+    let there = |flow: u16| udp(mac(2), mac(1), flow, 1, 200);
+    let back = |flow: u16, number: u32| {
+        let mut frame = udp(mac(1), mac(2), 7000, number, 200);
+        // The ports of the other direction: udp() sends to 7000.
+        frame[34..36].copy_from_slice(&7000u16.to_be_bytes());
+        frame[36..38].copy_from_slice(&flow.to_be_bytes());
+        frame
+    };
+    let arrives = |to: &mut Guest, frame: &[u8]| {
+        let frames = to.receive_at_least(0, 1, s(1)).expect("a ring");
+        frames.iter().any(|(_, bytes)| bytes == frame)
+    };
+    for flow in 1024..1074 {
+        assert_eq!(client.send(0, &[&there(flow)]).expect("a ring"), 1);
+        assert!(arrives(server, &there(flow)), "flow {flow}");
+    }
+    for (life, number) in (1..).zip(["upgrade", "crash", "upgrade"]) {
+        match number {
+            "upgrade" => drop(must_upgrade(&switch)),
+            _ => {
+                std::thread::sleep(s(1) + s(1) / 5);
+                kill_switch(&switch);
+            }
+        }
+        for flow in 1024..1074 {
+            let frame = back(flow, life);
+            assert_eq!(server.send(0, &[&frame]).expect("a ring"), 1);
+            assert!(
+                arrives(client, &frame),
+                "{number}: flow {flow}\n{}",
+                switch.log()
+            );
+        }
+        // What the client has not begun is not let in.
+        let other = back(2000, life);
+        assert_eq!(server.send(0, &[&other]).expect("a ring"), 1);
+        assert!(!arrives(client, &other), "{number}");
+    }
+}
+
+/// All guests of a large host go on, each with all its queues.
+#[test]
+fn a_hundred_guests_with_four_queue_pairs_each_go_on_after_an_upgrade_and_a_crash() {
+    const GUESTS: usize = 100;
+    let lab = Lab::new(s(90));
+    let names: Vec<String> = (0..GUESTS).map(|number| format!("g{number}")).collect();
+    // Pairs of guests, each in a VLAN of its own.
+    let vlan = |number: usize| format!("vlan = {{ access = {} }}\n", 2 + number / 2);
+    let ports: Vec<String> = (0..GUESTS)
+        .map(|number| guest(&lab, &names[number]) + "queue_pairs = 4\n" + &vlan(number))
+        .collect();
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let options = GuestOptions {
+        queue_pairs: 4,
+        rx_posted: 32,
+        ..GuestOptions::default()
+    };
+    let connect = |name: &String| {
+        Guest::connect(lab.socket(name), options.clone()).expect("the guest connects")
+    };
+    let mut guests: Vec<Guest> = names.iter().map(connect).collect();
+    switch.wait_up(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut exchange = |number: u32, queues: std::ops::Range<usize>| {
+        for pair in guests.chunks_exact_mut(2) {
+            let [a, b] = pair else { unreachable!("two") };
+            for queue in queues.clone() {
+                let sent = frame([0xff; 6], mac(1), number + queue as u32, 300);
+                assert_eq!(a.send(queue, &[&sent]).expect("a ring"), 1);
+                wait_until("a frame in one of the queues", s(5), || {
+                    let mut queues = 0..4;
+                    queues
+                        .any(|queue| {
+                            let frames = b.receive(queue).expect("a ring");
+                            frames.iter().any(|(_, bytes)| *bytes == sent)
+                        })
+                        .then_some(())
+                });
+            }
+        }
+    };
+    exchange(0, 0..1);
+    for life in 1..4 {
+        println!("{}", must_upgrade(&switch));
+        exchange(10 * life, life as usize..life as usize + 1);
+        let log = switch.log();
+        let mut lines = log.lines().filter(|line| line.contains("started in"));
+        println!("{}", lines.next_back().unwrap_or_default());
+    }
+    kill_switch(&switch);
+    exchange(100, 0..4);
+    switch.ledger();
+    for name in &names {
+        assert_eq!(connections(&switch, name), 1, "{name}");
     }
 }
 

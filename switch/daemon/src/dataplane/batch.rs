@@ -5,6 +5,7 @@ use crosspoint_engine::worker::Idle;
 
 use super::admin::Parked;
 use super::change::WorkerChange;
+use super::placement::Candidate;
 use super::{Dataplane, Placed, State, worker};
 
 /// A port's part of a change: by worker, streams that no worker had, and what is known of those that a worker gives up.
@@ -15,6 +16,8 @@ pub(super) struct Batch {
     changes: Vec<WorkerChange>,
     unserved: Vec<Parked>,
     released: Vec<Placed>,
+    /// The workers as candidates for new streams: found once for all ports.
+    pub(super) candidates: Option<Vec<Candidate>>,
 }
 
 impl Batch {
@@ -40,6 +43,7 @@ impl Dataplane {
             changes,
             unserved: Vec::new(),
             released: Vec::new(),
+            candidates: None,
         });
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crosspoint_config::limits::DEFAULT_BRIDGE as DEFAULT_NAME;
 use crosspoint_config::parse_mac;
+use crosspoint_engine::groups::Seen;
 use crosspoint_model::status::{FdbEntry, RemovedStatus};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,66 @@ pub(crate) struct Counters {
     removed: RemovedStatus,
 }
 
+/// Connections of ports with security groups, as an engine's table writes them.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CarriedConnections {
+    /// When they were written, seconds since 1970.
+    at_s: u64,
+    /// The port of each zone.
+    ports: BTreeMap<u32, String>,
+}
+
+fn seconds_since_1970() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
 impl Dataplane {
+    /// The number of connections.
+    pub(crate) fn connection_count(&self) -> usize {
+        let table = self.lock().groups.connections();
+        table.map_or(0, |table| table.len())
+    }
+
+    /// The connections that `before` has not seen: a line of JSON, and the table's text. `None` if there is no table. Does not
+    /// hold the port table's lock while it reads them.
+    pub(crate) fn connections_text(&self, before: Option<&Seen>) -> Option<(Vec<u8>, Seen)> {
+        let (table, ports) = {
+            let state = self.lock();
+            (state.groups.connections()?, state.groups.zone_ports())
+        };
+        let head = CarriedConnections {
+            at_s: seconds_since_1970(),
+            ports,
+        };
+        let mut text = serde_json::to_vec(&head).ok()?;
+        text.push(b'\n');
+        let (connections, seen) = table.export(before);
+        text.extend(connections);
+        Some((text, seen))
+    }
+
+    /// Takes a predecessor's connections: those of ports that have groups here. Returns how many.
+    pub(crate) fn take_connections(&self, text: &[u8]) -> usize {
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
+            return 0;
+        };
+        let Ok(head) = serde_json::from_slice::<CarriedConnections>(&text[..end]) else {
+            return 0;
+        };
+        let (table, zones) = {
+            let state = self.lock();
+            let Some(table) = state.groups.connections() else {
+                return 0;
+            };
+            (table, state.groups.zones_by_port())
+        };
+        let age = seconds_since_1970().saturating_sub(head.at_s);
+        let age = u32::try_from(age).unwrap_or(u32::MAX);
+        let zone = |id: u32| zones.get(head.ports.get(&id)?).map(|zone| &**zone);
+        table.import(&text[end + 1..], age, zone)
+    }
+
     /// The learned addresses.
     pub(crate) fn learned(&self) -> LearnedTable {
         let mut fdb = self.fdb();

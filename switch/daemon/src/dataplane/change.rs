@@ -65,7 +65,13 @@ impl Dataplane {
             self.links.iter().map(|_| WorkerChange::default()).collect();
         let mut candidates = match change.add.is_empty() {
             true => Vec::new(),
-            false => self.candidates(state),
+            false => {
+                let kept = state
+                    .batch
+                    .as_mut()
+                    .and_then(|batch| batch.candidates.take());
+                kept.unwrap_or_else(|| self.candidates(state))
+            }
         };
         let nic_worker = |port: &Port, queue| self.nic_worker_of(port, number, queue);
         let busy_max = self.options.balance.busy_permille_max;
@@ -123,6 +129,11 @@ impl Dataplane {
                 true => drop(port.parked.insert(queue, parked)),
                 false => self.serve(port, parked, &mut updates[worker]),
             }
+        }
+        if let Some(batch) = &mut state.batch
+            && !candidates.is_empty()
+        {
+            batch.candidates = Some(candidates);
         }
         if let Some(queues) = change.nic {
             let workers: Vec<usize> = queues.iter().map(|(q, _)| nic_worker(port, *q)).collect();

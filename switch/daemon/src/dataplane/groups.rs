@@ -111,6 +111,22 @@ impl Groups {
         self.connections.clone()
     }
 
+    /// The port of each zone.
+    pub(super) fn zone_ports(&self) -> BTreeMap<u32, String> {
+        let ports = self.ports.iter();
+        ports
+            .map(|(name, installed)| (installed.zone.id(), name.clone()))
+            .collect()
+    }
+
+    /// The zone of each port.
+    pub(super) fn zones_by_port(&self) -> BTreeMap<String, Arc<Zone>> {
+        let ports = self.ports.iter();
+        ports
+            .map(|(name, installed)| (name.clone(), installed.zone.clone()))
+            .collect()
+    }
+
     /// The names of a port's groups.
     pub(super) fn names_of(&self, port: &str) -> Vec<String> {
         let installed = self.ports.get(port);

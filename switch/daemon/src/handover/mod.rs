@@ -12,7 +12,8 @@
 //! | `positions` | all guest rings, once they have stopped for an upgrade | |
 //! | `xdp/PORT` | the program attached to an uplink's interface | map, link, promiscuous mode |
 //! | `settings/PORT` | what an uplink has changed on its interface | |
-//! | `tables` | learned addresses and counters | |
+//! | `addresses`, `counters` | learned addresses, counters | |
+//! | `connections` | connections of ports with security groups; `connections-since` those that began during an upgrade | |
 //!
 //! Without a supervisor nothing is recorded.
 
@@ -174,6 +175,15 @@ pub(crate) fn put(name: &str, body: &impl Serialize, fds: &[BorrowedFd<'_>]) -> 
         return false;
     }
     true
+}
+
+/// Records a text that is not JSON.
+pub(crate) fn put_text(name: &str, text: &[u8]) {
+    if let Some(supervisor) = SUPERVISOR.get()
+        && let Err(why) = supervisor.link.send(Kind::Record, name, text, &[])
+    {
+        tracing::warn!("{name} would not outlive this process: {why}");
+    }
 }
 
 /// Ends the record of part `name`.

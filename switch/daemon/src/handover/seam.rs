@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
 
-use super::{Supervisor, end_taking_over, put, refuse_and_end, supervisor, take};
+use super::{Supervisor, end_taking_over, put, put_text, refuse_and_end, supervisor, take};
+use crosspoint_engine::groups::Seen;
+
 use crate::dataplane::{Counters, LearnedTable};
 use crate::ports::vhost::Positions;
 use crate::reconcile::{HeldPorts, Running};
@@ -37,6 +39,11 @@ const POSITIONS: &str = "positions";
 const ADDRESSES: &str = "addresses";
 /// Name of the record of counters.
 const COUNTERS: &str = "counters";
+/// Names of the records of connections: all, and those that began while a successor prepared.
+const CONNECTIONS: &str = "connections";
+const CONNECTIONS_SINCE: &str = "connections-since";
+/// With more connections than this, they are recorded for upgrades only.
+const CONNECTIONS_MAX: usize = 1 << 16;
 /// Interval between two records of tables, for the case of a crash; longer if there are many addresses.
 const TABLES_INTERVAL: Duration = Duration::from_secs(1);
 const LARGE_TABLE_INTERVAL: Duration = Duration::from_secs(10);
@@ -82,6 +89,7 @@ pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
         return;
     }
     put(COUNTERS, &running.dataplane.counters(), &[]);
+    record_connections(running);
     let addresses = running.dataplane.learned();
     *next = Instant::now()
         + match addresses.len() > LARGE_TABLE {
@@ -89,6 +97,14 @@ pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
             false => TABLES_INTERVAL,
         };
     put(ADDRESSES, &addresses, &[]);
+}
+
+fn record_connections(running: &Running) {
+    if running.dataplane.connection_count() <= CONNECTIONS_MAX
+        && let Some((text, _)) = running.dataplane.connections_text(None)
+    {
+        put_text(CONNECTIONS, &text);
+    }
 }
 
 fn recorded<T: serde::de::DeserializeOwned>(record: Option<Message>) -> Option<T> {
@@ -99,6 +115,9 @@ fn recorded<T: serde::de::DeserializeOwned>(record: Option<Message>) -> Option<T
 fn learn(running: &Running) {
     if let Some(addresses) = recorded::<LearnedTable>(take(ADDRESSES)) {
         running.dataplane.learn_all(&addresses);
+    }
+    if let Some(connections) = take(CONNECTIONS) {
+        running.dataplane.take_connections(&connections.body);
     }
 }
 
@@ -124,6 +143,9 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
                     Ok(positions) => positions,
                     Err(why) => refuse_and_end(&format!("positions that cannot be read: {why}")),
                 };
+            }
+            Kind::Record if message.name == CONNECTIONS_SINCE => {
+                running.dataplane.take_connections(&message.body);
             }
             Kind::Go => break,
             Kind::Unknown => {}
@@ -186,12 +208,17 @@ fn begin_own(running: &Running) {
 fn hand_over(running: &Running, supervisor: &Supervisor) {
     let held = running.while_held(HOLD_TIME_MAX, SHUT_TIME_MAX, |ports| {
         put(ADDRESSES, &running.dataplane.learned(), &[]);
+        let connections = running.dataplane.connections_text(None);
+        let seen = connections.map(|(text, seen)| {
+            put_text(CONNECTIONS, &text);
+            seen
+        });
         supervisor.say(Kind::Held, "");
         match supervisor
             .next_within(PREPARED_TIME_MAX)
             .map(|message| message.kind)
         {
-            Some(Kind::Freeze) => hand_rings_over(ports, running, supervisor),
+            Some(Kind::Freeze) => hand_rings_over(ports, running, supervisor, seen.as_ref()),
             Some(_) => {}
             None => tracing::warn!("the supervisor says nothing: no upgrade"),
         }
@@ -202,9 +229,17 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
     }
 }
 
-fn hand_rings_over(ports: &HeldPorts<'_>, running: &Running, supervisor: &Supervisor) {
+fn hand_rings_over(
+    ports: &HeldPorts<'_>,
+    running: &Running,
+    supervisor: &Supervisor,
+    seen: Option<&Seen>,
+) {
     let positions = ports.freeze_all();
     put(POSITIONS, &positions, &[]);
+    if let Some((text, _)) = running.dataplane.connections_text(seen) {
+        put_text(CONNECTIONS_SINCE, &text);
+    }
     supervisor.say(Kind::Frozen, "");
     match supervisor.next() {
         Some(message) if message.kind == Kind::Leave => {

@@ -60,6 +60,10 @@ impl Key {
         (self.words[5] >> 32) as u32
     }
 
+    pub(super) fn set_zone(&mut self, zone: u32) {
+        self.words[5] = self.words[5] & 0xffff_ffff | u64::from(zone) << 32;
+    }
+
     pub(super) fn protocol(&self) -> u8 {
         (self.words[4] >> 32) as u8
     }

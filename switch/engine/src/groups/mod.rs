@@ -9,6 +9,7 @@
 //! and the answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard
 //! against DHCP servers and routers, and `forward_control`.
 
+mod carried;
 pub mod connections;
 #[cfg(not(loom))]
 mod exempt;
@@ -30,6 +31,7 @@ pub(crate) mod stage;
 
 use std::sync::Arc;
 
+pub use carried::Seen;
 pub use connections::{Connection, Connections, Swept};
 pub use generations::GENERATIONS_MAX;
 #[cfg(not(loom))]

@@ -78,6 +78,17 @@ impl Phase {
         }
     }
 
+    /// Its number in words and in texts for other processes.
+    pub(super) fn number(self) -> u8 {
+        let number = PHASES.iter().position(|phase| *phase == self);
+        number.unwrap_or(0) as u8
+    }
+
+    /// The phase with a number.
+    pub(super) fn of_number(number: u8) -> Option<Phase> {
+        PHASES.get(usize::from(number)).copied()
+    }
+
     /// Returns whether it is a TCP connection that is not yet established.
     pub fn is_half_open(self) -> bool {
         matches!(self, Phase::SynSent | Phase::SynReceived)
@@ -214,6 +225,11 @@ impl State {
         }
     }
 
+    /// What changes with each use of the slot and each phase; not 0 while a connection is there.
+    pub(super) fn mark(self) -> u16 {
+        (self.sequence() << 4 | self.field(PHASE_AT, 0xf)) as u16 | 1 << 15
+    }
+
     /// The slot, free, before its next use.
     pub(super) fn freed(self) -> State {
         State(((self.sequence() + 1) & 0xff) << SEQUENCE_AT)
@@ -227,12 +243,11 @@ impl State {
     /// The slot with a connection.
     pub(super) fn live(self, tag: u32, entry: &Entry) -> State {
         let State(word) = self.busy();
-        let phase = PHASES.iter().position(|phase| *phase == entry.phase);
         let direction = u64::from(entry.direction == Direction::Out);
         State(
             (word & !3)
                 | 2
-                | (phase.unwrap_or(0) as u64) << PHASE_AT
+                | u64::from(entry.phase.number()) << PHASE_AT
                 | u64::from(entry.is_low_originator) << ORIGINATOR_AT
                 | direction << DIRECTION_AT
                 | u64::from(entry.generation) << GENERATION_AT

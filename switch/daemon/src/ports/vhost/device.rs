@@ -61,6 +61,8 @@ struct Vring {
     /// A copy of the call descriptor, kept for the session's record.
     call: Option<OwnedFd>,
     own: Option<OwnInflight>,
+    /// The memory node of the ring, once it was asked for: the kernel takes some microseconds for the answer.
+    node: Option<Option<u32>>,
     enabled: bool,
     running: bool,
     /// The receive ring, while it runs.
@@ -76,6 +78,15 @@ pub(super) fn refusal() -> Error {
 /// Whether an error is a [`refusal`].
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
+}
+
+/// The memory node of a ring, by its used entries' page or, if that is not there yet, its descriptors'.
+fn node_of(memory: &GuestMemory, at: RingAddresses) -> Option<u32> {
+    let of_area = |address| {
+        let at = memory.translate_user(address, 1)?;
+        numa::of_page(at.addr())
+    };
+    [at.used, at.descriptors].into_iter().find_map(of_area)
 }
 
 impl Vring {
@@ -541,13 +552,12 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
-        // The guest's driver runs on the node of its ring. One of the two rings was just read, so its page is in our
-        // page table.
-        let of_area = |address| {
-            let at = memory.get().translate_user(address, 1)?;
-            numa::of_page(at.addr())
-        };
-        let node = [at.used, at.descriptors].into_iter().find_map(of_area);
+        // The guest's driver runs on the node of its ring. One of the two areas was just read, so its page is in our page
+        // table.
+        let node = vring
+            .node
+            .take()
+            .unwrap_or_else(|| node_of(memory.get(), at));
         let source = self.with_direct(index, Box::new(tx), memory.get());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,
@@ -555,6 +565,22 @@ impl Device {
             kick,
             node,
         })))
+    }
+
+    /// Touches the pages of a ring that will start soon, and asks for its memory node: both take longer than all else when many
+    /// rings start together.
+    fn warm(&mut self, index: usize) {
+        let (Some(memory), Some(at)) = (self.memory.clone(), self.vrings[index].addresses) else {
+            return;
+        };
+        let vring = &mut self.vrings[index];
+        if let Ok(ring) = Ring::new(memory.clone(), vring.size, at, self.features) {
+            // It reads the indices; what it makes of them now does not matter.
+            let _ = ring.resume_at(vring.base, false);
+        }
+        if index % 2 == 1 {
+            vring.node = Some(node_of(memory.get(), at));
+        }
     }
 
     fn state(&self) -> (PortState, String) {

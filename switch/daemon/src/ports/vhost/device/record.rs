@@ -241,6 +241,7 @@ impl Device {
             ..PortChange::default()
         });
         self.kept.has_changed = true;
+        (0..self.vrings.len()).for_each(|index| self.warm(index));
         self.reconcile();
         Ok(connection)
     }
