@@ -84,6 +84,10 @@ impl Daemon {
         let socket = config.control.socket.clone();
         let control = match handover::is_preparing() {
             true => None,
+            // After a crash guests go on without it.
+            false if handover::is_taking_over() => {
+                start_control(&socket, &running).unwrap_or_default()
+            }
             false => start_control(&socket, &running)?,
         };
         let daemon = Daemon {
@@ -101,7 +105,13 @@ impl Daemon {
         } else if let Some(supervisor) = handover::supervisor().filter(|_| handover::is_preparing())
         {
             handover::take_over(&daemon.running, supervisor);
-            let control = start_control(&daemon.socket, &daemon.running)?;
+            let control = start_control(&daemon.socket, &daemon.running);
+            // Whatever it is: guests go on.
+            let control = control.unwrap_or_else(|why| {
+                let why = format!("{why}; trying again every few seconds");
+                daemon.running.note_missing(CONTROL, Some(why));
+                None
+            });
             *daemon
                 .control
                 .lock()

@@ -24,11 +24,24 @@ impl Store {
 
     /// Sends all records.
     pub fn send_all(&self, link: &Link) -> Result<(), LinkError> {
-        for record in self.records.values() {
+        self.send_where(link, |_| true)
+    }
+
+    /// Sends the records whose names fit.
+    pub fn send_where(&self, link: &Link, fits: impl Fn(&str) -> bool) -> Result<(), LinkError> {
+        for record in self.records.values().filter(|record| fits(&record.name)) {
             let fds: Vec<_> = record.fds.iter().map(AsFd::as_fd).collect();
             link.send(Kind::Record, &record.name, &record.body, &fds)?;
         }
         Ok(())
+    }
+
+    /// Takes another store's records, and returns those that they replace.
+    pub fn merge(&mut self, other: Store) -> Vec<Message> {
+        let taken = other.records.into_iter();
+        taken
+            .filter_map(|(name, record)| self.records.insert(name, record))
+            .collect()
     }
 
     /// Removes the record of a part.

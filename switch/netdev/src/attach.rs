@@ -137,6 +137,9 @@ impl Attachment {
         mode: XdpMode,
         [map, link, promiscuous]: [OwnedFd; 3],
     ) -> io::Result<Attachment> {
+        if linked_interface(link.as_fd())? != index {
+            return Err(io::Error::other("it is detached"));
+        }
         let copy = map.try_clone()?;
         let other = |why: MapError| io::Error::other(why);
         let data = MapData::from_fd(map).map_err(other)?;
@@ -267,6 +270,7 @@ fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 /// Commands of bpf(2), and the attach type of XDP (include/uapi/linux/bpf.h).
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
@@ -287,6 +291,24 @@ fn create_link(program: BorrowedFd<'_>, index: u32, mode: XdpMode) -> io::Result
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
+/// The interface of a link; 0 if its program is detached (Linux 5.9).
+fn linked_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct bpf_link_info: type, id, program's id, padding, and for XDP the interface. The kernel writes as much as it has, up
+    // to the length, and later kernels have more.
+    let mut info = [0u32; 32];
+    let address = info.as_mut_ptr() as u64;
+    let attributes = [
+        link.as_raw_fd() as u32,
+        size_of_val(&info) as u32,
+        address as u32,
+        (address >> 32) as u32,
+    ];
+    // The address has its lower half first on little-endian hosts, which all that run this are.
+    const { assert!(cfg!(target_endian = "little")) };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    Ok(info[4])
+}
+
 /// Detaches a link's program, whoever has copies of the link (Linux 5.9).
 fn detach(link: BorrowedFd<'_>) {
     // If the interface is gone, so is the program.
@@ -295,8 +317,8 @@ fn detach(link: BorrowedFd<'_>) {
 
 /// bpf(2) with a command whose attributes are up to four words of 32 bits.
 fn bpf(command: libc::c_int, attributes: &[u32; 4]) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads the attributes during the call, as many bytes as the size says, and writes none: both commands
-    // only take values.
+    // SAFETY: the kernel reads the attributes during the call, as many bytes as the size says. Of the three commands one writes:
+    // BPF_OBJ_GET_INFO_BY_FD, to `info` of `linked_interface`, no more than the length that it gives.
     let rc = unsafe {
         libc::syscall(
             libc::SYS_bpf,

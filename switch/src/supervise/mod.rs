@@ -32,7 +32,9 @@ pub(crate) use request::UpgradeCommand;
 
 /// A process whose main loop or a worker makes no progress for so long is ended; systemd's watchdog would end the supervisor
 /// too, after 30 s.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// The same of a process that was started after a crash and is not ready yet.
+const SILENCE_AT_START_MAX: Duration = Duration::from_secs(60);
 /// How long the switch may take to end in order: systemd gives the service 15 s.
 const STOP_TIME_MAX: Duration = Duration::from_secs(12);
 /// How long a process whose connection has ended may take to end.
@@ -212,11 +214,16 @@ impl Supervisor {
 
     /// Ends the current process if it hangs: its end is then like a crash. Returns whether it did.
     fn end_if_hung(&mut self) -> bool {
-        let is_silent = self.current.alive_at.elapsed() > SILENCE_MAX;
-        if self.current.is_ready && is_silent {
+        let silence_max = match self.current.is_ready {
+            true => SILENCE_MAX,
+            false => SILENCE_AT_START_MAX,
+        };
+        // A first start is the service manager's to judge.
+        let is_judged = self.current.is_ready || self.crashes_total > 0;
+        if is_judged && self.current.alive_at.elapsed() > silence_max {
             say(&format!(
                 "error: the switch has given no sign of life for {} s, and is ended",
-                SILENCE_MAX.as_secs()
+                silence_max.as_secs()
             ));
             self.current.alive_at = Instant::now();
             self.current.kill();
@@ -276,15 +283,21 @@ impl Supervisor {
                 self.current.is_ready = true;
                 self.current.alive_at = Instant::now();
             }
-            Kind::Alive => self.current.alive_at = Instant::now(),
-            Kind::Notify => {
-                if let Err(why) = notify::forward(&message.body) {
-                    say(&format!(
-                        "the service manager is not told of the switch's status: {why}"
-                    ));
-                }
+            Kind::Alive => {
+                self.current.alive_at = Instant::now();
+                self.tell_manager("WATCHDOG=1\n");
             }
+            Kind::Notify => self.tell_manager(&message.text()),
             _ => self.closer.close(message),
+        }
+    }
+
+    /// Tells the service manager `lines`, as sd_notify(3) has them.
+    fn tell_manager(&self, lines: &str) {
+        if let Err(why) = notify::forward(lines.as_bytes()) {
+            say(&format!(
+                "the service manager is not told of the switch's status: {why}"
+            ));
         }
     }
 
@@ -351,6 +364,7 @@ impl Supervisor {
         say(&format!(
             "error: the switch has ended ({how}): it is started again, with {sessions} connected guest(s)"
         ));
+        self.tell_manager("WATCHDOG=1\n");
         let begin = self.begin(Start::AfterCrash);
         self.current = match Process::start(&program, &self.config, begin, &self.store) {
             Ok(process) => process,

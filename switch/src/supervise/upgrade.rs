@@ -1,5 +1,6 @@
 //! The course of an upgrade; `daemon/src/handover/seam.rs` has the other sides.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Kind, Message, Start, Store, WAS_STARTED};
@@ -9,8 +10,8 @@ use super::closer::Closer;
 use super::process::{Process, Program};
 use super::{Supervisor, Upgrade, say};
 
-/// Name of the record of counters.
-const COUNTERS: &str = "counters";
+/// Names of the records that a process sends when it leaves.
+const LAST: [&str; 2] = ["counters", "connections-since"];
 /// How long the running process may take to hold its changes: as it waits for front ends, and a moment more.
 const HELD_TIME_MAX: Duration = Duration::from_secs(13);
 /// How long a new process may take to prepare.
@@ -57,7 +58,7 @@ impl Supervisor {
         // First, since two owners of a ring are one too many.
         let is_gone = attempt.successor.as_mut().is_none_or(Process::kill);
         if attempt.was_started && !is_gone {
-            // It cannot be ended, so the old one must not go on. Both end with the supervisor.
+            // It cannot be ended, so the old one must not go on. The next process starts as after a crash.
             say("error: the new process neither takes over nor ends");
             self.current.kill();
             return result;
@@ -120,22 +121,26 @@ impl Supervisor {
         let mut old = std::mem::replace(&mut self.current, new);
         self.former = old.program();
         (self.upgraded_at, self.upgrades) = (Some(Instant::now()), self.upgrades + 1);
-        let mut left = std::mem::replace(&mut self.store, records);
+        // What the new process has not recorded yet stays: it may crash at once.
+        let replaced = self.store.merge(records);
+        replaced
+            .into_iter()
+            .for_each(|record| self.closer.close(record));
         let _ = old.link.send(Kind::Leave, "", b"", &[]);
-        let counters = old.last_words(SEAM_TIME_MAX, &self.closer);
+        let last = old.last_words(SEAM_TIME_MAX, &self.closer);
+        self.tell_manager("WATCHDOG=1\n");
         if !old.kill() {
             say("the former process does not end: a front end blocks one of its threads");
         }
-        if let Some(counters) = counters {
-            let _ = self
-                .current
-                .link
-                .send(Kind::Record, COUNTERS, &counters.body, &[]);
+        for record in last {
+            let fds: Vec<_> = record.fds.iter().map(AsFd::as_fd).collect();
+            let link = &self.current.link;
+            let _ = link.send(Kind::Record, &record.name, &record.body, &fds);
         }
+        // What has changed on uplinks since the new process began to prepare.
+        let of_uplink = |name: &str| name.starts_with("xdp/") || name.starts_with("settings/");
+        let _ = self.store.send_where(&self.current.link, of_uplink);
         let _ = self.tell(Kind::Alone, "");
-        let left = left.remove_where(|_| true);
-        left.into_iter()
-            .for_each(|record| self.closer.close(record));
     }
 
     fn tell(&self, kind: Kind, text: &str) -> Result<(), String> {
@@ -147,7 +152,16 @@ impl Supervisor {
     fn await_current(&mut self, wanted: Kind, time: Duration) -> Result<(), String> {
         let deadline = Instant::now() + time;
         loop {
+            if self.is_stopping() {
+                return Err("the switch is being stopped".to_owned());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
+            let mut polled = [PollFd::new(&self.current.link, PollFlags::IN)];
+            let timeout = Timespec::try_from(left.min(LOOK)).ok();
+            let spoken = poll(&mut polled, timeout.as_ref()) == Ok(1);
+            if !spoken && !left.is_zero() {
+                continue;
+            }
             let message = self.current.link.receive_within(left);
             let message = message
                 .map_err(|why| format!("the running process does not say {wanted:?}: {why}"))?;
@@ -155,7 +169,6 @@ impl Supervisor {
             match message.kind {
                 kind if kind == wanted => return Ok(()),
                 Kind::Refused => return Err(message.text()),
-                _ if self.is_stopping() => return Err("the switch is being stopped".to_owned()),
                 _ => self.take(message),
             }
         }
@@ -215,18 +228,20 @@ impl Supervisor {
 }
 
 impl Process {
-    /// Hears a process that was told to leave until it ends, at most for `time`. Returns its counters.
-    fn last_words(&mut self, time: Duration, closer: &Closer) -> Option<Message> {
+    /// Hears a process that was told to leave until it ends, at most for `time`. Returns its last counters and connections.
+    fn last_words(&mut self, time: Duration, closer: &Closer) -> Vec<Message> {
         let deadline = Instant::now() + time;
-        let mut counters = None;
+        let mut last = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.link.receive_within(left) {
-                Ok(Some(message)) if message.kind == Kind::Record && message.name == COUNTERS => {
-                    counters = Some(message);
+                Ok(Some(message))
+                    if message.kind == Kind::Record && LAST.contains(&&*message.name) =>
+                {
+                    last.push(message);
                 }
                 Ok(Some(message)) => closer.close(message),
-                Ok(None) | Err(_) => return counters,
+                Ok(None) | Err(_) => return last,
             }
         }
     }

@@ -20,7 +20,9 @@
 mod seam;
 
 use std::collections::BTreeMap;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -42,6 +44,8 @@ pub(crate) struct Supervisor {
     has_taken_over: AtomicBool,
     /// The predecessor's records that no part has taken yet.
     records: Mutex<BTreeMap<String, Message>>,
+    /// Front ends whose sessions cannot be taken over, with the names of their records.
+    disconnected: Mutex<Vec<(String, Option<UnixStream>)>>,
 }
 
 /// Connects to this process's supervisor, if it has one, and reads the predecessor's records. Call it before any thread starts
@@ -77,6 +81,7 @@ pub fn connect() -> Result<(), String> {
         begin,
         has_taken_over: AtomicBool::new(false),
         records: Mutex::new(records),
+        disconnected: Mutex::default(),
     };
     let _ = SUPERVISOR.set(supervisor);
     Ok(())
@@ -195,6 +200,25 @@ pub(crate) fn forget(name: &str) {
     }
 }
 
+/// Disconnects a front end whose session, recorded as `record`, cannot be taken over: once the predecessor does not serve it.
+pub(crate) fn disconnect_later(record: String, connection: Option<UnixStream>) {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        let list = &supervisor.disconnected;
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push((record, connection));
+    }
+}
+
+/// Whether there is a record of part `name` that was not taken yet.
+pub(crate) fn has(name: &str) -> bool {
+    SUPERVISOR.get().is_some_and(|supervisor| {
+        let records = supervisor.records.lock();
+        records
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(name)
+    })
+}
+
 /// Takes the predecessor's record of part `name`.
 pub(crate) fn take(name: &str) -> Option<Message> {
     let supervisor = SUPERVISOR.get()?;
@@ -206,6 +230,26 @@ pub(crate) fn take(name: &str) -> Option<Message> {
 }
 
 impl Supervisor {
+    /// Puts a record of the predecessor that has come late.
+    fn put_late(&self, record: Message) {
+        let records = self.records.lock();
+        let mut records = records.unwrap_or_else(PoisonError::into_inner);
+        records.insert(record.name.clone(), record);
+    }
+
+    /// Disconnects the front ends whose sessions cannot be taken over.
+    fn disconnect_all(&self) {
+        let list = self.disconnected.lock();
+        let list = std::mem::take(&mut *list.unwrap_or_else(PoisonError::into_inner));
+        for (name, connection) in list {
+            forget(&name);
+            if let Some(connection) = connection {
+                let _ = connection.shutdown(Shutdown::Both);
+                close_aside(connection);
+            }
+        }
+    }
+
     /// Drops records that no part has taken: those of ports that the configuration no longer has.
     fn discard_rest(&self) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,22 +258,18 @@ impl Supervisor {
             .into_iter()
             .partition(|(name, _)| name.starts_with("settings/"));
         *records = kept;
-        if self.start == Start::Prepare {
-            for (name, record) in &*records {
-                let _ = self.link.send(Kind::Record, name, &record.body, &[]);
-            }
-        }
         let rest: BTreeMap<String, Message> = rest;
         for (name, record) in rest {
-            if self.start == Start::AfterCrash {
-                forget(&name);
-            }
-            // Not here, since a close can block.
-            let _ = std::thread::Builder::new()
-                .name("cp-close".to_owned())
-                .spawn(move || drop(record));
+            forget(&name);
+            close_aside(record);
         }
     }
+}
+
+/// Drops what belongs to a front end on a thread of its own, since a close can block.
+fn close_aside(object: impl Send + 'static) {
+    let thread = std::thread::Builder::new().name("cp-close".to_owned());
+    let _ = thread.spawn(move || drop(object));
 }
 
 /// The descriptors of a record, taken by the numbers in its body.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
 
-use super::{Supervisor, end_taking_over, put, put_text, refuse_and_end, supervisor, take};
+use super::{Supervisor, end_taking_over, forget, put, put_text, refuse_and_end, supervisor, take};
 use crosspoint_engine::groups::Seen;
 
 use crate::dataplane::{Counters, LearnedTable};
@@ -30,7 +30,7 @@ use crate::service::log;
 /// How long a change of the configuration, or a front end in the middle of a message, is waited for.
 const HOLD_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a front end whose connection was shut down is waited for.
-const SHUT_TIME_MAX: Duration = Duration::from_secs(1);
+const SHUT_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long a held process waits for the supervisor: longer than a successor may take to prepare.
 const PREPARED_TIME_MAX: Duration = Duration::from_secs(45);
 /// Name of the record of positions.
@@ -103,8 +103,10 @@ fn record_connections(running: &Running) {
     if running.dataplane.connection_count() <= CONNECTIONS_MAX
         && let Some((text, _)) = running.dataplane.connections_text(None)
     {
-        put_text(CONNECTIONS, &text);
+        return put_text(CONNECTIONS, &text);
     }
+    // An old one would bring back what has ended.
+    forget(CONNECTIONS);
 }
 
 fn recorded<T: serde::de::DeserializeOwned>(record: Option<Message>) -> Option<T> {
@@ -168,11 +170,14 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     begin_own(running);
     loop {
         match supervisor.next() {
-            Some(message) if message.kind == Kind::Record && message.name == COUNTERS => {
-                count(running, Some(message));
-            }
             Some(message) if message.kind == Kind::Alone => break,
-            Some(_) => {}
+            Some(message) if message.kind != Kind::Record => {}
+            Some(message) if message.name == COUNTERS => count(running, Some(message)),
+            Some(message) if message.name == CONNECTIONS_SINCE => {
+                running.dataplane.take_connections(&message.body);
+            }
+            // Of uplinks, changed since this process began.
+            Some(message) => supervisor.put_late(message),
             // It will end this process too.
             None => return,
         }
@@ -201,6 +206,9 @@ pub(crate) fn go_on(running: &Running) {
 /// From now on ports are this process's own.
 fn begin_own(running: &Running) {
     end_taking_over();
+    if let Some(supervisor) = supervisor() {
+        supervisor.disconnect_all();
+    }
     running.release_all();
 }
 
@@ -224,7 +232,10 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
         }
     });
     match held {
-        Ok(()) => tracing::info!("the upgrade is off: this process goes on"),
+        Ok(()) => {
+            record_connections(running);
+            tracing::info!("the upgrade is off: this process goes on");
+        }
         Err(why) => supervisor.say(Kind::Refused, &why),
     }
 }
@@ -235,15 +246,15 @@ fn hand_rings_over(
     supervisor: &Supervisor,
     seen: Option<&Seen>,
 ) {
+    // Nearly all, while the rings still run.
+    let since = record_since(running, seen);
     let positions = ports.freeze_all();
     put(POSITIONS, &positions, &[]);
-    if let Some((text, _)) = running.dataplane.connections_text(seen) {
-        put_text(CONNECTIONS_SINCE, &text);
-    }
     supervisor.say(Kind::Frozen, "");
     match supervisor.next() {
         Some(message) if message.kind == Kind::Leave => {
             put(COUNTERS, &running.dataplane.counters(), &[]);
+            record_since(running, since.as_ref());
             leave()
         }
         Some(message) => {
@@ -253,6 +264,13 @@ fn hand_rings_over(
         // A successor may have the rings: two owners are worse than none.
         None => leave(),
     }
+}
+
+/// Records the connections that have begun or changed since `seen`.
+fn record_since(running: &Running, seen: Option<&Seen>) -> Option<Seen> {
+    let (text, seen) = running.dataplane.connections_text(seen)?;
+    put_text(CONNECTIONS_SINCE, &text);
+    Some(seen)
 }
 
 /// Ends this process, and leaves sockets' files, interfaces and guests as they are.

@@ -112,15 +112,26 @@ impl Running {
     pub(crate) fn open_uplinks(&self, alive: &dyn Fn()) {
         let mut changing = self.lock();
         let Changing { config, ports, .. } = &mut *changing;
+        let mut failed = Vec::new();
         for port in &config.ports {
             let Some(handle) = ports.get_mut(&port.name) else {
                 continue;
             };
             alive();
             if let Err(why) = handle.open_reserved(&self.dataplane, config, port) {
-                tracing::error!(port = port.name, "not opened: {why}");
+                tracing::error!(
+                    port = port.name,
+                    "not opened: {why}; a reload tries it again"
+                );
+                failed.push(port.name.clone());
             }
         }
+        for name in &failed {
+            if let Some(handle) = ports.remove(name) {
+                handle.close(&self.dataplane, true);
+            }
+        }
+        config.ports.retain(|port| !failed.contains(&port.name));
     }
 
     /// Lets the threads of all ports go on.

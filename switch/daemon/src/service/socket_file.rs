@@ -32,6 +32,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Device and inode number of the file.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Whether the file is still the one at its path.
     pub(crate) fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|now| now == self.identity)
@@ -49,6 +54,14 @@ impl SocketFile {
             path: path.to_owned(),
             identity: identity(path)?,
         }))
+    }
+
+    /// The file at `path` that another process has created. It may be gone.
+    pub(crate) fn known(path: &Path, identity: (u64, u64)) -> SocketFile {
+        SocketFile(Place {
+            path: path.to_owned(),
+            identity,
+        })
     }
 
     /// Its place.

@@ -87,6 +87,9 @@ impl Connections {
             generation: zone.generation().wrapping_sub(1),
             tick: self.now().wrapping_sub(idle) & TICK_MASK,
         };
+        if idle >= self.timeout_of(entry.phase, &key) {
+            return None;
+        }
         let place = self.place(&key);
         if let Some(found) = self.find(&key, &place) {
             let (before, after) = self.change(&found, |_| entry)?;
@@ -172,9 +175,10 @@ mod tests {
             assert_ne!(here.entry.generation, zone.generation());
         }
         assert_eq!(to.import(&first, 0, |_| None), 0, "zones that are gone");
-        // Three times the same, and a part of one.
-        assert_eq!(to.import(&[1; 3 * CARRIED_LEN + 9], 0, |_| Some(&zone)), 3);
-        assert_eq!(zone.connections(), 2101);
+        // Three that have been idle for too long, and a part of one.
+        assert_eq!(to.import(&[1; 3 * CARRIED_LEN + 9], 0, |_| Some(&zone)), 0);
+        assert_eq!(to.import(&first, 1 << 19, of_zone), 0, "idle for too long");
+        assert_eq!(zone.connections(), 2100);
         let full = Zone::new(8, 64);
         assert_eq!(table().import(&first, 0, |_| Some(&full)), 64);
     }

@@ -399,6 +399,11 @@ impl Connections {
         swept
     }
 
+    /// Seconds without a packet after which a connection is over, while the table has room.
+    pub(super) fn timeout_of(&self, phase: Phase, key: &Key) -> u32 {
+        self.timeouts.of(phase, key.protocol(), false)
+    }
+
     /// The connection of a slot, if there is one.
     pub(super) fn live_at(&self, slot: u32) -> Option<(State, Key)> {
         let word = self.state_at(slot)?;

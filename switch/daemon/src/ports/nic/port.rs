@@ -255,7 +255,8 @@ struct Record {
     zero_copy: bool,
 }
 
-fn record_name(port: &str) -> String {
+/// Name of the record of an attached program.
+pub(super) fn record_name(port: &str) -> String {
     format!("xdp/{port}")
 }
 
@@ -275,6 +276,8 @@ fn resume(port: &str, config: &XdpPort, interface: &Interface) -> Option<(Attach
     let needs_several = interface.mtu > SINGLE_BUFFER_MTU && !record.multi_buffer;
     let fds = <[OwnedFd; 3]>::try_from(taken.fds).ok()?;
     let resumed = Attachment::resume(record.index, mode, fds);
+    // It is recorded again if it is used.
+    handover::forget(&record_name(port));
     // Otherwise it is detached here.
     let resumed = resumed
         .ok()

@@ -47,6 +47,8 @@ pub(super) struct Uplink {
 
 impl Uplink {
     pub fn new(dataplane: Arc<Dataplane>, options: UplinkOptions) -> Uplink {
+        // By this process's predecessor.
+        let was_open = handover::has(&super::port::record_name(&options.name));
         Uplink {
             dataplane,
             options,
@@ -56,7 +58,7 @@ impl Uplink {
             retry: None,
             shown: None,
             lost_carrier: false,
-            was_open: false,
+            was_open,
         }
     }
 

@@ -61,6 +61,8 @@ struct Vring {
     /// A copy of the call descriptor, kept for the session's record.
     call: Option<OwnedFd>,
     own: Option<OwnInflight>,
+    /// Whether it ran when it was frozen.
+    froze: bool,
     /// The memory node of the ring, once it was asked for: the kernel takes some microseconds for the answer.
     node: Option<Option<u32>>,
     enabled: bool,
@@ -240,6 +242,7 @@ impl Device {
     }
 
     pub(super) fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let has_region = self.inflight.is_some();
         let vring = self.vring(index)?;
         if vring.running {
             return Err(Error::InvalidOperation(
@@ -247,6 +250,10 @@ impl Device {
             ));
         }
         (vring.base, vring.base_is_own) = (base, false);
+        // Its position is in no region but one that the front end keeps.
+        if !has_region {
+            vring.inherits = false;
+        }
         Ok(())
     }
 
@@ -384,6 +391,7 @@ impl Device {
             .try_clone()
             .ok()
             .filter(|_| handover::is_supervised());
+        self.make_mark();
         self.notes.connections += 1;
         self.attachment.link.note_seen();
         let state = Some((PortState::Connected, self.setting_up()));

@@ -72,7 +72,6 @@ impl Listening {
         let listener = listen.map_err(|refused| refused.explain(port, path))?;
         let file = SocketFile::of(path).map_err(fail)?;
         let found = std::fs::symlink_metadata(path).map_err(fail)?;
-        record(port, path, &config.access, &listener);
         let listening = Listening {
             port: port.to_owned(),
             path: path.to_owned(),
@@ -88,6 +87,7 @@ impl Listening {
             problem: None,
             said_at: None,
         };
+        listening.record();
         Ok((listening, file))
     }
 
@@ -124,23 +124,16 @@ impl Listening {
                     .to_owned(),
             );
         }
-        let found = std::fs::symlink_metadata(path).map_err(|why| why.to_string())?;
-        if of.file != (found.dev(), found.ino()) {
-            return Err(format!(
-                "another file has taken the place of {}",
-                path.display()
-            ));
-        }
-        let file = SocketFile::of(path).map_err(|why| why.to_string())?;
-        record(port, path, &config.access, &listener);
+        // If another file has taken its place, the socket is created again, as in the middle of a process's life.
+        let file = SocketFile::known(path, of.file);
         let listening = Listening {
             port: port.to_owned(),
             path: path.to_owned(),
             listener,
             place: file.place().clone(),
             access: Access {
-                mode: Some(found.mode() & MODE_BITS),
-                group: Some(found.gid().to_string()),
+                mode: of.created.0,
+                group: of.created.1,
             },
             wanted: config.access.clone(),
             folders: Folders::of(path),
@@ -148,6 +141,7 @@ impl Listening {
             problem: None,
             said_at: None,
         };
+        listening.record();
         Ok((listening, file))
     }
 
@@ -190,6 +184,18 @@ impl Listening {
         Ok(connection)
     }
 
+    /// Records the socket for a successor of this process.
+    fn record(&self) {
+        let of = |access: &Access| (access.mode, access.group.clone());
+        let record = Record {
+            path: self.path.clone(),
+            file: self.place.identity(),
+            access: of(&self.wanted),
+            created: of(&self.access),
+        };
+        handover::put(&record_name(&self.port), &record, &[self.listener.as_fd()]);
+    }
+
     /// Checks the file, and creates the socket again if it is gone. Returns whether its problem has changed.
     fn look(&mut self, shared: &Shared) -> bool {
         self.look_at = Instant::now() + LOOK;
@@ -201,7 +207,7 @@ impl Listening {
             Ok((listener, file)) => {
                 // Connections that wait at the old listener are dropped here.
                 (self.listener, self.place) = (listener, file.place().clone());
-                record(&self.port, &self.path, &self.wanted, &self.listener);
+                self.record();
                 shared.keep_socket_file(file);
                 // Limits the log if something removes it again and again.
                 if self.said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
@@ -264,20 +270,10 @@ struct Record {
     path: PathBuf,
     /// Device and inode of its file.
     file: (u64, u64),
-    /// Mode and group of the configuration.
+    /// Mode and group of the configuration,
     access: (Option<u32>, Option<String>),
-}
-
-fn record(port: &str, path: &Path, access: &Access, listener: &UnixListener) {
-    let Ok(file) = std::fs::symlink_metadata(path) else {
-        return;
-    };
-    let record = Record {
-        path: path.to_owned(),
-        file: (file.dev(), file.ino()),
-        access: (access.mode, access.group.clone()),
-    };
-    handover::put(&record_name(port), &record, &[listener.as_fd()]);
+    /// and with which it was first created.
+    created: (Option<u32>, Option<String>),
 }
 
 /// Ends the record of a port's socket.

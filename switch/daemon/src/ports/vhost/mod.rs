@@ -267,8 +267,7 @@ impl VhostPort {
 
     /// Records and shows the port after [`thaw`](Self::thaw), and calls its guest.
     pub(crate) fn settle(&self) {
-        let caller = self.handler.device().settle();
-        caller.probe();
+        self.handler.device().settle();
     }
 
     /// Records and shows the port's state.
@@ -406,22 +405,39 @@ pub fn converse_once(
 /// Goes on with the session of this process's predecessor, if there is one. Returns its connection.
 fn adopt(device: &mut Device, name: &str) -> Option<UnixStream> {
     let record = handover::take(&record_name(name))?;
-    let fds = Descriptors::of(record.fds);
+    let mut fds = Descriptors::of(record.fds);
     let session = serde_json::from_slice::<Session>(&record.body).map_err(|why| why.to_string());
-    match session.and_then(|session| device.adopt(session, fds)) {
-        Ok(connection) => Some(connection),
+    let session = session.and_then(|session| {
+        device.check_session(&session)?;
+        Ok(session)
+    });
+    let session = match session {
+        Ok(session) => session,
+        // The operator would not expect that a guest is disconnected.
         Err(why) if handover::is_preparing() => {
             handover::refuse_and_end(&format!("port {name}: {why}"))
         }
         Err(why) => {
-            handover::forget(&record_name(name));
-            tracing::warn!(
-                port = name,
-                "its front end is disconnected, since its session cannot be taken over: {why}"
-            );
+            disconnect_later(name, &why, fds.take(Some(0)).map(UnixStream::from));
+            return None;
+        }
+    };
+    match device.adopt(session, fds) {
+        Ok(connection) => Some(connection),
+        Err(refused) => {
+            disconnect_later(name, &refused.why, refused.connection);
             None
         }
     }
+}
+
+/// Disconnects a front end whose session cannot be taken over, once its predecessor does not serve it any more.
+fn disconnect_later(port: &str, why: &str, connection: Option<UnixStream>) {
+    tracing::warn!(
+        port,
+        "its front end is disconnected, since its session cannot be taken over: {why}"
+    );
+    handover::disconnect_later(record_name(port), connection);
 }
 
 /// Connects to a listening front end, which may have room for no further connection.

@@ -217,6 +217,7 @@ impl Device {
             span,
             queues,
             ring_size,
+            packed,
         });
         self.kept.has_changed = true;
         self.change(PortChange {

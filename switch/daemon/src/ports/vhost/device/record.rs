@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::snapshot::Egress;
@@ -21,12 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::MAX_MEMORY_SLOTS;
 use super::{Device, Vring};
-use crate::dataplane::caller::Caller;
 use crate::dataplane::{PortChange, PortState};
 use crate::handover::{self, Counted, Descriptors};
 
 /// How long a guest's own NIC queue may take to send what it has, while all rings stand still.
 const SEND_PATIENCE: Duration = Duration::from_millis(20);
+
+const CALLS_STACK: usize = 64 << 10;
 
 /// Number of a descriptor of the record.
 type Fd = usize;
@@ -70,6 +72,8 @@ struct Inflight {
     len: u64,
     queues: u16,
     ring_size: u16,
+    /// The layout for which it was set.
+    packed: bool,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -113,10 +117,18 @@ pub(super) struct InflightFile {
     pub(super) span: (u64, u64),
     pub(super) queues: u16,
     pub(super) ring_size: u16,
+    pub(super) packed: bool,
 }
 
 /// Positions of a port's rings, by vring: the body of record `positions` has one for each port.
 pub(crate) type Positions = Vec<Option<u32>>;
+
+/// A session that cannot be taken over, since its guest or front end has made that impossible.
+pub(in super::super) struct NotAdopted {
+    pub(in super::super) why: String,
+    /// What is to be shut down once no other process serves it.
+    pub(in super::super) connection: Option<UnixStream>,
+}
 
 /// Name of the record of a port's session.
 pub(in super::super) fn record_name(port: &str) -> String {
@@ -185,6 +197,7 @@ impl Device {
                 len: inflight.span.1,
                 queues: inflight.queues,
                 ring_size: inflight.ring_size,
+                packed: inflight.packed,
             }),
             vrings: self.vrings.iter().map(|vring| vring.record(fds)).collect(),
             quarantine: quarantined.then(|| self.pause.record(self.port_detail())),
@@ -198,14 +211,14 @@ impl Device {
         &mut self,
         session: Session,
         mut fds: Descriptors,
-    ) -> Result<UnixStream, String> {
-        let connection = fds
-            .take(Some(session.connection))
-            .ok_or("it has no connection")?;
+    ) -> Result<UnixStream, NotAdopted> {
+        let connection = fds.take(Some(session.connection)).ok_or(NotAdopted {
+            why: "it has no connection".to_owned(),
+            connection: None,
+        })?;
         let connection = UnixStream::from(connection);
         let adopted = connection.try_clone().map_err(|why| why.to_string());
         let adopted = adopted.and_then(|copy| {
-            self.check_session(&session)?;
             self.adopt_mark(fds.take(session.in_message))?;
             self.adopt_files(&session, &mut fds)?;
             self.connection = Some(copy);
@@ -213,13 +226,11 @@ impl Device {
         });
         self.retire(fds.rest());
         if let Err(why) = adopted {
-            // The predecessor still serves it, unless it has crashed.
-            if !handover::is_preparing() {
-                let _ = connection.shutdown(std::net::Shutdown::Both);
-            }
             self.disconnect(&why);
-            self.retire([connection.into()]);
-            return Err(why);
+            return Err(NotAdopted {
+                why,
+                connection: Some(connection),
+            });
         }
         self.notes.has_run = session.has_run;
         self.notes.connections = session.connections;
@@ -247,7 +258,7 @@ impl Device {
     }
 
     /// What the port's configuration must still allow.
-    fn check_session(&self, session: &Session) -> Result<(), String> {
+    pub(in super::super) fn check_session(&self, session: &Session) -> Result<(), String> {
         if session.socket != self.config.socket {
             return Err("the port has another socket now".to_owned());
         }
@@ -290,15 +301,15 @@ impl Device {
         self.mark_message(0);
     }
 
-    fn mark_message(&mut self, mark: u8) {
-        if !handover::is_supervised() {
-            return;
-        }
-        if self.kept.in_message.is_none() {
+    /// Makes the mark of messages, for a front end that has connected.
+    pub(super) fn make_mark(&mut self) {
+        if handover::is_supervised() {
             let made = memfd_create("crosspoint-message", MemfdFlags::CLOEXEC);
             self.kept.in_message = made.ok().map(File::from);
-            self.kept.has_changed = true;
         }
+    }
+
+    fn mark_message(&mut self, mark: u8) {
         if let Some(file) = &self.kept.in_message {
             let _ = file.write_at(&[mark], 0);
         }
@@ -327,10 +338,7 @@ impl Device {
         }
         if let Some(inflight) = &session.inflight {
             let kept = file(inflight.file)?;
-            let (span, packed) = (
-                (inflight.offset, inflight.len),
-                features.has(feature::RING_PACKED),
-            );
+            let (span, packed) = ((inflight.offset, inflight.len), inflight.packed);
             let (queues, size) = (inflight.queues, inflight.ring_size);
             let region = InflightRegion::map(&kept, span, queues.into(), size, packed);
             self.inflight = Some(Arc::new(region.map_err(|why| why.to_string())?));
@@ -339,6 +347,7 @@ impl Device {
                 span,
                 queues,
                 ring_size: size,
+                packed,
             });
         }
         if !table.is_empty() {
@@ -375,7 +384,8 @@ impl Device {
         let mut transmit = Vec::new();
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             self.stopping.extend(vring.rx.take().map(|rx| (index, rx)));
-            if std::mem::take(&mut vring.running) && index % 2 == 1 {
+            vring.froze = std::mem::take(&mut vring.running);
+            if vring.froze && index % 2 == 1 {
                 transmit.push((index / 2) as u16);
             }
         }
@@ -421,7 +431,7 @@ impl Device {
     pub(in super::super) fn thaw(&mut self, positions: Option<&Positions>, was_started: bool) {
         self.frozen = false;
         if was_started {
-            for vring in &mut self.vrings {
+            for vring in self.vrings.iter_mut().filter(|vring| vring.froze) {
                 (vring.base_is_own, vring.inherits) = (false, true);
             }
         }
@@ -435,16 +445,32 @@ impl Device {
     }
 
     /// Records and shows the device after [`thaw`](Self::thaw), and calls the guest: a process that has ended may have owed it
-    /// a call. Returns what probes its calls, which can block.
-    pub(in super::super) fn settle(&mut self) -> Arc<Caller> {
+    /// a call.
+    pub(in super::super) fn settle(&mut self) {
         self.describe();
         let caller = self.attachment.caller.clone();
-        for index in 0..self.vrings.len() {
-            if self.vrings[index].running {
-                caller.notifier(index).call();
-            }
+        let running = self.vrings.iter().map(|vring| vring.running);
+        let running: Vec<bool> = running.collect();
+        if !running.contains(&true) {
+            return;
         }
-        caller
+        // On a thread of its own, which is left behind if a front end makes a call block.
+        let calls = move || {
+            caller.probe();
+            let called = (0..).zip(running).filter(|(_, running)| *running);
+            for (vring, _) in called {
+                caller.notifier(vring).call();
+            }
+        };
+        let thread = Builder::new()
+            .name("cp-calls".to_owned())
+            .stack_size(CALLS_STACK);
+        if let Err(why) = thread.spawn(calls) {
+            tracing::warn!(
+                port = self.name,
+                "its guest is not called, and may wait for its next frame: {why}"
+            );
+        }
     }
 
     /// Makes an inflight region for packed ring `index`, if the front end keeps none for it: otherwise no successor of this
