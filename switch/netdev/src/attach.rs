@@ -309,7 +309,7 @@ fn linked_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info[4])
 }
 
-/// Detaches a link's program, whoever has copies of the link (Linux 5.9).
+/// Detaches a link's program, though other processes have copies of the link (Linux 5.9).
 fn detach(link: BorrowedFd<'_>) {
     // If the interface is gone, so is the program.
     let _ = bpf(BPF_LINK_DETACH, &[link.as_raw_fd() as u32, 0, 0, 0]);

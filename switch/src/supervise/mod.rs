@@ -100,7 +100,7 @@ impl Signals {
             let flag = Arc::new(AtomicBool::new(false));
             for signal in signals {
                 signal_hook::flag::register(*signal, flag.clone())?;
-                // After the flag, so that whoever is woken sees it.
+                // After the flag, so that the loop, once woken, sees it.
                 signal_hook::low_level::pipe::register(*signal, wakes.try_clone()?)?;
             }
             io::Result::Ok(flag)
@@ -353,7 +353,7 @@ impl Supervisor {
                 (self.former, self.upgraded_at) = (Some(running), None);
                 former
             }
-            // Not what is at its path by now, which no one has tried yet.
+            // Not what is at its path by now, which has not been tried yet.
             None => running,
         };
         let sessions = self

@@ -10,6 +10,7 @@ mod memory;
 mod messages;
 mod quarantine;
 mod record;
+mod rings;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +24,7 @@ use crosspoint_config as config;
 use crosspoint_engine::egress::guest_queues::GuestQueues;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stream::Stream;
-use crosspoint_memory::{DirtyLog, GuestMemory, Kind, MemoryCell};
+use crosspoint_memory::{DirtyLog, Kind, MemoryCell};
 use crosspoint_vring::{
     Features, GuestRx, GuestTx, InflightRegion, MAX_RING_SIZE, Ring, RingAddresses, RingError,
     feature,
@@ -37,11 +38,12 @@ pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
 pub(crate) use record::Positions;
 pub(super) use record::Session;
 pub(super) use record::record_name;
-use record::{InflightFile, KeptFiles, OwnInflight};
+use record::{InflightFile, KeptFiles};
+use rings::{OwnInflight, node_of};
 use vhost::vhost_user::{Error, Result};
 
 use crate::dataplane::caller::END_TIME_MAX;
-use crate::dataplane::{Attachment, Dataplane, NewStream, PortChange, PortState, numa};
+use crate::dataplane::{Attachment, Dataplane, NewStream, PortChange, PortState};
 use crate::handover;
 
 /// State of one vring.
@@ -80,15 +82,6 @@ pub(super) fn refusal() -> Error {
 /// Whether an error is a [`refusal`].
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
-}
-
-/// The memory node of a ring, by its used entries' page or, if that is not there yet, its descriptors'.
-fn node_of(memory: &GuestMemory, at: RingAddresses) -> Option<u32> {
-    let of_area = |address| {
-        let at = memory.translate_user(address, 1)?;
-        numa::of_page(at.addr())
-    };
-    [at.used, at.descriptors].into_iter().find_map(of_area)
 }
 
 impl Vring {
@@ -573,63 +566,5 @@ impl Device {
             kick,
             node,
         })))
-    }
-
-    /// Touches the pages of a ring that will start soon, and asks for its memory node: both take longer than all else when many
-    /// rings start together.
-    fn warm(&mut self, index: usize) {
-        let (Some(memory), Some(at)) = (self.memory.clone(), self.vrings[index].addresses) else {
-            return;
-        };
-        let vring = &mut self.vrings[index];
-        if let Ok(ring) = Ring::new(memory.clone(), vring.size, at, self.features) {
-            // It reads the indices; what it makes of them now does not matter.
-            let _ = ring.resume_at(vring.base, false);
-        }
-        if index % 2 == 1 {
-            vring.node = Some(node_of(memory.get(), at));
-        }
-    }
-
-    fn state(&self) -> (PortState, String) {
-        let running = |parity| {
-            let of_parity = self.vrings.iter().skip(parity).step_by(2);
-            of_parity.filter(|vring| vring.running).count()
-        };
-        let detail = format!("{} receive and {} transmit queues", running(0), running(1));
-        let both = running(0) > 0 && running(1) > 0;
-        (
-            if both {
-                PortState::Up
-            } else {
-                PortState::Connected
-            },
-            detail,
-        )
-    }
-
-    fn properties(&self, memory: &GuestMemory) -> BTreeMap<String, String> {
-        let names = feature::NAMES
-            .iter()
-            .filter(|(bit, _)| self.features.has(*bit));
-        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
-        let sizes: Vec<String> = self
-            .vrings
-            .iter()
-            .filter(|v| v.running)
-            .map(|v| v.size.to_string())
-            .collect();
-        let always = [
-            ("features", names.join(" ")),
-            ("ring_sizes", sizes.join(" ")),
-            ("memory_regions", memory.region_count().to_string()),
-            ("memory_bytes", memory.size_bytes().to_string()),
-        ];
-        let direct = self.direct.text(self.config.direct.as_ref());
-        always
-            .into_iter()
-            .chain(direct.map(|text| ("direct", text)))
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect()
     }
 }

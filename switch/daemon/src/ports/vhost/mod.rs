@@ -5,6 +5,7 @@ mod access;
 mod device;
 mod gate;
 mod handler;
+mod held;
 mod listening;
 mod messages;
 mod request;
@@ -21,11 +22,10 @@ use std::time::{Duration, Instant};
 pub(crate) use access::group_number;
 use crosspoint_config as config;
 use crosspoint_config::Role;
-use crosspoint_engine::stream::Stream;
 use crosspoint_memory::{Kind, check_file};
+use device::Device;
 pub(crate) use device::Positions;
 pub(crate) use device::offered;
-use device::{Device, Session, record_name};
 pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
 use gate::Gate;
 use handler::Handler;
@@ -39,7 +39,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use crate::dataplane::caller::{END_PAUSE, END_TIME_MAX};
 use crate::dataplane::{Attachment, Dataplane};
-use crate::handover::{self, Descriptors};
+use crate::handover;
 use crate::service::interrupt::interrupt;
 use crate::service::socket_file::SocketFile;
 
@@ -184,7 +184,7 @@ impl VhostPort {
         if handover::is_taking_over() {
             device.begin_frozen();
         }
-        let adopted = adopt(&mut device, name);
+        let adopted = held::adopt(&mut device, name);
         // So that the device is visible at once.
         device.describe();
         let handler = Arc::new(Handler(Mutex::new(device)));
@@ -229,55 +229,6 @@ impl VhostPort {
     /// Whether it is known whether a listening front end is there.
     pub fn has_asked(&self) -> bool {
         self.shared.asked.load(std::sync::atomic::Ordering::SeqCst)
-    }
-
-    /// Lets the port's thread handle no further message.
-    pub(crate) fn begin_hold(&self) {
-        self.shared.gate.hold();
-    }
-
-    /// Whether the port's thread handles no message, for which this waits until `deadline`.
-    pub(crate) fn is_outside(&self, deadline: Instant) -> bool {
-        self.shared.gate.is_outside(deadline)
-    }
-
-    /// Disconnects a front end that does not end its message.
-    pub(crate) fn shut(&self) {
-        tracing::warn!(
-            port = self.name,
-            "its front end is disconnected: it does not end its message, and a hand-over waits for it"
-        );
-        self.shared.shut_down();
-    }
-
-    /// Lets the port's thread go on.
-    pub(crate) fn release(&self) {
-        self.shared.gate.release();
-    }
-
-    /// Begins to stop the rings of a held port.
-    pub(crate) fn begin_freeze(&self) {
-        self.handler.device().begin_freeze();
-    }
-
-    /// Returns their positions, when the workers have given up `streams`.
-    pub(crate) fn end_freeze(&self, streams: &mut Vec<Stream>) -> Positions {
-        self.handler.device().end_freeze(streams)
-    }
-
-    /// Records and shows the port after [`thaw`](Self::thaw), and calls its guest.
-    pub(crate) fn settle(&self) {
-        self.handler.device().settle();
-    }
-
-    /// Records and shows the port's state.
-    pub(crate) fn describe(&self) {
-        self.handler.device().describe();
-    }
-
-    /// Starts the rings of a held port. `was_started`: another process may have used them since they were frozen.
-    pub(crate) fn thaw(&self, positions: Option<&Positions>, was_started: bool) {
-        self.handler.device().thaw(positions, was_started);
     }
 
     /// Asks its threads to end, once, and returns when that was. Does not wait.
@@ -400,44 +351,6 @@ pub fn converse_once(
         false,
     )
     .ok();
-}
-
-/// Goes on with the session of this process's predecessor, if there is one. Returns its connection.
-fn adopt(device: &mut Device, name: &str) -> Option<UnixStream> {
-    let record = handover::take(&record_name(name))?;
-    let mut fds = Descriptors::of(record.fds);
-    let session = serde_json::from_slice::<Session>(&record.body).map_err(|why| why.to_string());
-    let session = session.and_then(|session| {
-        device.check_session(&session)?;
-        Ok(session)
-    });
-    let session = match session {
-        Ok(session) => session,
-        // The operator would not expect that a guest is disconnected.
-        Err(why) if handover::is_preparing() => {
-            handover::refuse_and_end(&format!("port {name}: {why}"))
-        }
-        Err(why) => {
-            disconnect_later(name, &why, fds.take(Some(0)).map(UnixStream::from));
-            return None;
-        }
-    };
-    match device.adopt(session, fds) {
-        Ok(connection) => Some(connection),
-        Err(refused) => {
-            disconnect_later(name, &refused.why, refused.connection);
-            None
-        }
-    }
-}
-
-/// Disconnects a front end whose session cannot be taken over, once its predecessor does not serve it any more.
-fn disconnect_later(port: &str, why: &str, connection: Option<UnixStream>) {
-    tracing::warn!(
-        port,
-        "its front end is disconnected, since its session cannot be taken over: {why}"
-    );
-    handover::disconnect_later(record_name(port), connection);
 }
 
 /// Connects to a listening front end, which may have room for no further connection.

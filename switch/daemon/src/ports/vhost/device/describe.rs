@@ -1,5 +1,7 @@
 //! Status of a guest's device for `show port`.
 
+use std::collections::BTreeMap;
+
 use crosspoint_config::Role;
 use crosspoint_memory::{GuestMemory, RegionSpec};
 use crosspoint_model::status::{DeviceStatus, MemoryRegionStatus, VringStatus};
@@ -101,6 +103,48 @@ impl Device {
     pub(in super::super) fn describe(&mut self) {
         self.record();
         self.dataplane.describe(&self.attachment, self.picture());
+    }
+
+    pub(super) fn state(&self) -> (PortState, String) {
+        let running = |parity| {
+            let of_parity = self.vrings.iter().skip(parity).step_by(2);
+            of_parity.filter(|vring| vring.running).count()
+        };
+        let detail = format!("{} receive and {} transmit queues", running(0), running(1));
+        let both = running(0) > 0 && running(1) > 0;
+        (
+            if both {
+                PortState::Up
+            } else {
+                PortState::Connected
+            },
+            detail,
+        )
+    }
+
+    pub(super) fn properties(&self, memory: &GuestMemory) -> BTreeMap<String, String> {
+        let names = feature::NAMES
+            .iter()
+            .filter(|(bit, _)| self.features.has(*bit));
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        let sizes: Vec<String> = self
+            .vrings
+            .iter()
+            .filter(|v| v.running)
+            .map(|v| v.size.to_string())
+            .collect();
+        let always = [
+            ("features", names.join(" ")),
+            ("ring_sizes", sizes.join(" ")),
+            ("memory_regions", memory.region_count().to_string()),
+            ("memory_bytes", memory.size_bytes().to_string()),
+        ];
+        let direct = self.direct.text(self.config.direct.as_ref());
+        always
+            .into_iter()
+            .chain(direct.map(|text| ("direct", text)))
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
     }
 
     fn picture(&self) -> DeviceStatus {

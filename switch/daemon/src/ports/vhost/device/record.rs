@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stream::Stream;
 use crosspoint_memory::{DirtyLog, GuestMemory, Kind, MemoryCell, RegionSpec, check_file};
-use crosspoint_vring::{Features, InflightRegion, MAX_RING_SIZE, RingAddresses, feature};
+use crosspoint_vring::{Features, InflightRegion, MAX_RING_SIZE, RingAddresses};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::memory::MAX_MEMORY_SLOTS;
+use super::rings::OwnInflight;
 use super::{Device, Vring};
 use crate::dataplane::{PortChange, PortState};
 use crate::handover::{self, Counted, Descriptors};
@@ -471,48 +472,6 @@ impl Device {
                 "its guest is not called, and may wait for its next frame: {why}"
             );
         }
-    }
-
-    /// Makes an inflight region for packed ring `index`, if the front end keeps none for it: otherwise no successor of this
-    /// process would know its position after a crash.
-    pub(super) fn ensure_inflight(&mut self, index: usize) {
-        let packed = self.features.has(feature::RING_PACKED);
-        let vring = &self.vrings[index];
-        let fits = |own: &OwnInflight| own.ring_size == vring.size;
-        let of_front_end = self.inflight.as_ref();
-        let of_front_end = of_front_end.and_then(|region| region.queue(index, vring.size, packed));
-        if !packed
-            || !handover::is_supervised()
-            || of_front_end.is_some()
-            || vring.own.as_ref().is_some_and(fits)
-        {
-            return;
-        }
-        let file = InflightRegion::create(1, vring.size as u16, true).ok();
-        let own = file.and_then(|file| OwnInflight::map(file, vring.size));
-        // A new one has no position.
-        (self.vrings[index].own, self.vrings[index].inherits) = (own, false);
-        self.kept.has_changed = true;
-    }
-}
-
-/// The switch's own inflight region of one packed ring.
-pub(super) struct OwnInflight {
-    file: File,
-    pub(super) region: Arc<InflightRegion>,
-    ring_size: u32,
-}
-
-impl OwnInflight {
-    fn map(file: File, ring_size: u32) -> Option<OwnInflight> {
-        let size = u16::try_from(ring_size).ok()?;
-        let len = InflightRegion::len(1, size, true) as u64;
-        let region = InflightRegion::map(&file, (0, len), 1, size, true).ok()?;
-        Some(OwnInflight {
-            file,
-            region: Arc::new(region),
-            ring_size,
-        })
     }
 }
 
