@@ -26,6 +26,8 @@ impl Supervisor {
     pub(super) fn upgrade(&mut self, upgrade: Upgrade) -> Result<String, String> {
         let started = Instant::now();
         let result = self.try_upgrade(upgrade);
+        // The process may have waited, and said nothing meanwhile.
+        self.current.alive_at = Instant::now();
         match &result {
             Ok(text) => say(&format!(
                 "{text} ({} ms in all)",
@@ -183,8 +185,13 @@ impl Supervisor {
         time: Duration,
     ) -> Result<(), String> {
         let deadline = Instant::now() + time;
+        let mut told_at = Instant::now();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            if told_at.elapsed() > Duration::from_secs(1) {
+                told_at = Instant::now();
+                self.tell_manager("WATCHDOG=1\n");
+            }
             if self.is_stopping() {
                 return Err("the switch is being stopped".to_owned());
             }
