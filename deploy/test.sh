@@ -108,9 +108,12 @@ lint() {
 }
 
 unit() {
+  local log
   step build cargo build --locked --workspace
   # Two per core: many tests wait most of the time.
-  step unit cargo nextest run --locked --workspace --no-fail-fast --test-threads "$((2 * $(nproc)))" -E "not ($E2E)"
+  log=$(mktemp)
+  step unit nextest "$log" --test-threads "$((2 * $(nproc)))" -E "not ($E2E)"
+  note_flaky "$log"
   # The tests of AF_XDP again, with the crate xsk-rs.
   step unit-xsk-rs cargo nextest run --locked -p crosspoint-xsk --features xsk-rs --no-fail-fast
 }
@@ -137,13 +140,19 @@ e2e() {
     not_run "the e2e tests with uml in their names (this distribution has no package user-mode-linux; Debian has)"
   fi
   log=$(mktemp)
-  step e2e e2e_tests "$log" "$which"
-  while IFS= read -r line; do FLAKY+=("$line"); done < <(sed -n 's/^ *FLAKY [0-9/]* \[[^]]*\] *([^)]*) *//p' "$log")
-  rm -f "$log"
+  step e2e nextest "$log" -E "$which"
+  note_flaky "$log"
 }
 
-# e2e_tests LOG WHICH
-e2e_tests() { cargo nextest run --locked --workspace --no-fail-fast -E "$2" 2>&1 | tee "$1"; }
+# nextest LOG OPTION...: runs tests, and writes what it prints to a file too.
+nextest() { local log=$1; shift; cargo nextest run --locked --workspace --no-fail-fast "$@" 2>&1 | tee "$log"; }
+
+# note_flaky LOG: the tests that passed the second time. Removes the file.
+note_flaky() {
+  local line
+  while IFS= read -r line; do FLAKY+=("$line"); done < <(sed -n 's/^ *FLAKY [0-9/]* \[[^]]*\] *([^)]*) *//p' "$1")
+  rm -f "$1"
+}
 
 # build_ahead: builds what the parts after e2e run, however long that takes; errors are reported by those parts. It uses the
 # scheduling policy for idle cores: any other thread gets the core at once.
