@@ -95,7 +95,7 @@ iperf3_run() { # NAME PEER ARGS...: the receiver's rate is what arrived; a run t
   for _ in 1 2 3; do
     status=0
     out=$(timeout $((SECS + 15)) iperf3 -c "$peer" -t "$SECS" -P "$STREAMS" -f m --connect-timeout 5000 "$@" 2>&1) || status=$?
-    case $out in *'unable to connect'* | *'server is busy'*) sleep 1 ;; *) break ;; esac
+    case $out in *'unable to connect'* | *'server is busy'* | *'unable to receive control message'*) sleep 1 ;; *) break ;; esac
   done
   mbps=$(echo "$out" | awk '/receiver/ { for (i = 2; i <= NF; i++) if ($i == "Mbits/sec") rate = $(i - 1) } END { print rate }')
   retransmits=$(echo "$out" | awk '/sender/ { for (i = 2; i < NF; i++) if ($i == "Mbits/sec") r = $(i + 1) } END { print r }')
