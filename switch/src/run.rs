@@ -19,8 +19,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Time between two signs of life to the supervisor.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// Time between two heartbeats to the supervisor.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Loads the configuration at `path`; `-` is standard input.
 pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
@@ -90,7 +90,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     };
     tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
-    let mut alive_at = Instant::now();
+    let mut heartbeat_at = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         // Cleared before the files are read: a signal that comes meanwhile asks for another reload.
         if reload.swap(false, Ordering::Relaxed) && !daemon.try_reload() {
@@ -98,9 +98,9 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         }
         daemon.housekeep();
         service.tick(|| daemon.health());
-        if handover::is_supervised() && Instant::now() >= alive_at && daemon.health().live {
-            alive_at = Instant::now() + SIGN_OF_LIFE;
-            handover::sign_of_life();
+        if handover::is_supervised() && Instant::now() >= heartbeat_at && daemon.health().live {
+            heartbeat_at = Instant::now() + HEARTBEAT;
+            handover::heartbeat();
         }
         log_limit.tick();
         // A signal ends the wait early.

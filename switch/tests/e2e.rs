@@ -56,6 +56,8 @@ mod service;
 mod sflow;
 #[path = "e2e/shares.rs"]
 mod shares;
+#[path = "e2e/switchover.rs"]
+mod switchover;
 #[path = "e2e/top.rs"]
 mod top;
 #[path = "e2e/tunnels.rs"]

@@ -2,7 +2,7 @@
 //! and its guests run alternately in one thread, so that no cache line moves between cores.
 //!
 //! `by_turns [REPEATS] [addresses=N] [idle=N] [sampling=N] [packed] [inorder] [unmerged] [workers=N] [counted]
-//! [limited|held|security|stateless|rules|connections|new] [flows=N]` prints cycles per frame.
+//! [limited|held|security|stateless|rules|connections|new|inflight] [flows=N]` prints cycles per frame.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -18,6 +18,7 @@
 //! | `rules` | the same, with 1000 stateless rules and a set of 10 000 addresses |
 //! | `connections` | the same, with a stateful rule; all frames belong to `flows` connections (default 10 000) that are known |
 //! | `new` | the same, with frames that each begin a connection |
+//! | `inflight` | the same: without, then with the positions of all rings recorded in inflight regions |
 //! | `counted` | bursts are not made shorter when they take long: for valgrind |
 //! | `workers` | number of workers, on cores 0, 1 and so on, first one by one and then all at once. The loss with all at once comes from shared cache lines |
 #![allow(
@@ -125,6 +126,7 @@ enum Limits {
     High,
     /// Those without traffic have one that holds them back.
     Low,
+    Inflight,
 }
 
 impl Options {
@@ -150,6 +152,7 @@ impl Options {
                 ("rules", _) => options.limits = Limits::Rules,
                 ("connections", _) => options.limits = Limits::Connections,
                 ("new", _) => options.limits = Limits::New,
+                ("inflight", _) => options.limits = Limits::Inflight,
                 (_, Some(("flows", number))) => options.flows = number.parse().unwrap(),
                 ("packed", _) => options.features |= feature::RING_PACKED,
                 ("unmerged", _) => options.features &= !feature::MRG_RXBUF,
@@ -197,6 +200,7 @@ impl Options {
             features: self.features,
             meter_out: Meter::new(limit, HZ, tsc()).map(Arc::new),
             groups,
+            tracks: limits == Limits::Inflight,
             macs: if is_secure {
                 vec![address(0, 0)]
             } else {

@@ -39,7 +39,7 @@ pub enum Kind {
     /// To the new process: its predecessor has ended, and its interfaces are free.
     Alone = 14,
     /// From the running process, about once a second while its main loop and every worker make progress.
-    Alive = 15,
+    Heartbeat = 15,
     /// From the running process: what the service manager is to be told, as sd_notify(3) has it. It hears only the main process,
     /// which is the supervisor.
     Notify = 16,
@@ -62,7 +62,7 @@ impl Kind {
             Kind::Resume,
             Kind::Refused,
             Kind::Alone,
-            Kind::Alive,
+            Kind::Heartbeat,
             Kind::Notify,
         ];
         let known = ALL.into_iter().find(|kind| *kind as u16 == number);

@@ -141,7 +141,7 @@ struct Supervisor {
 fn supervise(config: &Path, socket: &Path) -> io::Result<ExitCode> {
     raise_open_files();
     let signals = Signals::new()?;
-    let program = Program::Path(std::env::current_exe()?);
+    let program = Program::Path(installed_program()?);
     let requests = Requests::listen(socket)?;
     let store = Store::default();
     let begin = Begin {
@@ -164,6 +164,15 @@ fn supervise(config: &Path, socket: &Path) -> io::Result<ExitCode> {
         crashes: Vec::new(),
     };
     supervisor.run(&requests)
+}
+
+/// The path of this program, as it was started by: a symbolic link may lead to another version later.
+fn installed_program() -> io::Result<PathBuf> {
+    let resolved = std::env::current_exe()?;
+    let named = std::env::args_os().next().map(PathBuf::from);
+    let named = named.and_then(|path| std::path::absolute(path).ok());
+    let is_it = |path: &PathBuf| std::fs::canonicalize(path).is_ok_and(|to| to == resolved);
+    Ok(named.filter(is_it).unwrap_or(resolved))
 }
 
 impl Supervisor {
@@ -220,12 +229,12 @@ impl Supervisor {
         };
         // A first start is the service manager's to judge.
         let is_judged = self.current.is_ready || self.crashes_total > 0;
-        if is_judged && self.current.alive_at.elapsed() > silence_max {
+        if is_judged && self.current.heartbeat_at.elapsed() > silence_max {
             say(&format!(
-                "error: the switch has given no sign of life for {} s, and is ended",
+                "error: no heartbeat of the switch for {} s: it is ended",
                 silence_max.as_secs()
             ));
-            self.current.alive_at = Instant::now();
+            self.current.heartbeat_at = Instant::now();
             self.current.kill();
             return true;
         }
@@ -281,10 +290,10 @@ impl Supervisor {
             Kind::Record | Kind::Forget => self.closer.close_some(self.store.take(message)),
             Kind::Ready => {
                 self.current.is_ready = true;
-                self.current.alive_at = Instant::now();
+                self.current.heartbeat_at = Instant::now();
             }
-            Kind::Alive => {
-                self.current.alive_at = Instant::now();
+            Kind::Heartbeat => {
+                self.current.heartbeat_at = Instant::now();
                 self.tell_manager("WATCHDOG=1\n");
             }
             Kind::Notify => self.tell_manager(&message.text()),

@@ -42,8 +42,8 @@ pub(super) struct Process {
     /// The file of its program.
     file: Option<Arc<File>>,
     pub(super) is_ready: bool,
-    /// When it last gave a sign of life.
-    pub(super) alive_at: Instant,
+    /// When its last heartbeat came.
+    pub(super) heartbeat_at: Instant,
     is_killed: bool,
 }
 
@@ -74,7 +74,7 @@ impl Process {
             link,
             file,
             is_ready: false,
-            alive_at: Instant::now(),
+            heartbeat_at: Instant::now(),
             is_killed: false,
         };
         if let Err(why) = process.send_records(begin, store) {

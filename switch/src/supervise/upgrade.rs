@@ -1,4 +1,4 @@
-//! The course of an upgrade; `daemon/src/handover/seam.rs` has the other sides.
+//! The course of an upgrade; `daemon/src/handover/switchover.rs` has the other sides.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const READY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The longest time between two looks at whether the supervisor is to end.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long rings may take to stop, or to start.
-const SEAM_TIME_MAX: Duration = Duration::from_secs(2);
+const SWITCHOVER_TIME_MAX: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     /// Replaces the running process. Returns a line that tells of the result.
@@ -27,7 +27,7 @@ impl Supervisor {
         let started = Instant::now();
         let result = self.try_upgrade(upgrade);
         // The process may have waited, and said nothing meanwhile.
-        self.current.alive_at = Instant::now();
+        self.current.heartbeat_at = Instant::now();
         match &result {
             Ok(text) => say(&format!(
                 "{text} ({} ms in all)",
@@ -93,7 +93,7 @@ impl Supervisor {
         }
         let frozen_at = Instant::now();
         self.tell(Kind::Freeze, "")?;
-        self.await_current(Kind::Frozen, SEAM_TIME_MAX)?;
+        self.await_current(Kind::Frozen, SWITCHOVER_TIME_MAX)?;
         for name in ["positions", "connections-since"] {
             if let Some(record) = self.store.remove(name) {
                 let sent = new.link.send(Kind::Record, name, &record.body, &[]);
@@ -104,7 +104,7 @@ impl Supervisor {
         new.link
             .send(Kind::Go, "", b"", &[])
             .map_err(|why| why.to_string())?;
-        self.await_new(new, &mut records, Kind::Confirmed, SEAM_TIME_MAX)?;
+        self.await_new(new, &mut records, Kind::Confirmed, SWITCHOVER_TIME_MAX)?;
         let gap = frozen_at.elapsed();
         if let Some(new) = attempt.successor.take() {
             self.take_successor(new, records);
@@ -119,7 +119,7 @@ impl Supervisor {
     /// The new process has the rings: nothing that fails from now on goes back to the old one.
     fn take_successor(&mut self, mut new: Process, records: Store) {
         new.is_ready = true;
-        new.alive_at = Instant::now();
+        new.heartbeat_at = Instant::now();
         let mut old = std::mem::replace(&mut self.current, new);
         self.former = old.program();
         (self.upgraded_at, self.upgrades) = (Some(Instant::now()), self.upgrades + 1);
@@ -129,7 +129,7 @@ impl Supervisor {
             .into_iter()
             .for_each(|record| self.closer.close(record));
         let _ = old.link.send(Kind::Leave, "", b"", &[]);
-        let last = old.last_words(SEAM_TIME_MAX, &self.closer);
+        let last = old.final_records(SWITCHOVER_TIME_MAX, &self.closer);
         self.tell_manager("WATCHDOG=1\n");
         if !old.kill() {
             say("the former process does not end: a front end blocks one of its threads");
@@ -236,7 +236,7 @@ impl Supervisor {
 
 impl Process {
     /// Hears a process that was told to leave until it ends, at most for `time`. Returns its last counters and connections.
-    fn last_words(&mut self, time: Duration, closer: &Closer) -> Vec<Message> {
+    fn final_records(&mut self, time: Duration, closer: &Closer) -> Vec<Message> {
         let deadline = Instant::now() + time;
         let mut last = Vec::new();
         loop {

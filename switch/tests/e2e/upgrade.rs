@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     Exchange, Host, Lab, Ledger, LinuxGuest, Process, Switch, Testpmd, TestpmdPort, connect_pair,
-    frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
+    connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
 /// Ends the process that serves the ports, and waits for the next one.
@@ -199,9 +199,7 @@ fn a_hundred_guests_with_four_queue_pairs_each_go_on_after_an_upgrade_and_a_cras
         rx_posted: 32,
         ..GuestOptions::default()
     };
-    let connect = |name: &String| {
-        Guest::connect(lab.socket(name), options.clone()).expect("the guest connects")
-    };
+    let connect = |name: &String| connect_to(&lab, name, &options);
     let mut guests: Vec<Guest> = names.iter().map(connect).collect();
     switch.wait_up(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut exchange = |number: u32, queues: std::ops::Range<usize>| {

@@ -174,16 +174,19 @@ pub fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
     }
 }
 
-/// Connects guests to ports `names`.
+/// Connects a guest to port `name`.
+pub fn connect_to(lab: &Lab, name: &str, options: &GuestOptions) -> Guest {
+    Guest::connect(lab.socket(name), options.clone()).expect("the guest connects")
+}
+
+/// Connects guests to ports `names`, and waits until these are up.
 pub fn connect_pair(
     lab: &Lab,
     switch: &Switch<'_>,
     names: [&str; 2],
     options: &GuestOptions,
 ) -> [Guest; 2] {
-    let connect =
-        |name| Guest::connect(lab.socket(name), options.clone()).expect("the guest connects");
-    let guests = names.map(connect);
+    let guests = names.map(|name| connect_to(lab, name, options));
     switch.wait_up(&names);
     guests
 }

@@ -17,7 +17,7 @@ mod testpmd;
 use std::time::{Duration, Instant};
 
 pub use attacker::Attacker;
-pub use exchange::{Exchange, connect_pair, ping_pong};
+pub use exchange::{Exchange, connect_pair, connect_to, ping_pong};
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
 pub use host::{Host, iperf3, iperf3_at_least, iperf3_with};
 pub use lab::{HugePages, Lab};
@@ -27,7 +27,7 @@ pub use linux::LinuxGuest;
 pub use metrics::{Metrics, Sample};
 pub use process::{Process, run};
 pub use qmp::Qmp;
-pub use switch::{Switch, guest, xdp};
+pub use switch::{Switch, binary, guest, xdp};
 pub use testpmd::{Testpmd, TestpmdPort};
 
 /// Polls `condition` until it returns a value.

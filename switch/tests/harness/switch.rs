@@ -508,7 +508,8 @@ impl Drop for Switch<'_> {
     }
 }
 
-fn binary() -> &'static str {
+/// The program.
+pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_crosspoint")
 }
 

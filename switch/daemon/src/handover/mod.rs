@@ -17,7 +17,7 @@
 //!
 //! Without a supervisor nothing is recorded.
 
-mod seam;
+mod switchover;
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;
@@ -30,7 +30,7 @@ use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start};
 use serde::Serialize;
 
 use crate::service::log;
-pub(crate) use seam::{go_on, record_tables, serve, take_over};
+pub(crate) use switchover::{go_on, record_tables, serve, take_over};
 
 /// The connection of this process to its supervisor: set once by [`connect`].
 static SUPERVISOR: OnceLock<Supervisor> = OnceLock::new();
@@ -148,9 +148,9 @@ pub(crate) fn notify(lines: &str) -> bool {
 }
 
 /// Tells the supervisor that the main loop and every worker make progress.
-pub fn sign_of_life() {
+pub fn heartbeat() {
     if let Some(supervisor) = SUPERVISOR.get() {
-        let _ = supervisor.link.send(Kind::Alive, "", b"", &[]);
+        let _ = supervisor.link.send(Kind::Heartbeat, "", b"", &[]);
     }
 }
 

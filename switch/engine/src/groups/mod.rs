@@ -9,10 +9,10 @@
 //! and the answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard
 //! against DHCP servers and routers, and `forward_control`.
 
-mod carried;
 pub mod connections;
 #[cfg(not(loom))]
 mod exempt;
+mod export;
 mod generations;
 mod key;
 mod numbers;
@@ -31,8 +31,8 @@ pub(crate) mod stage;
 
 use std::sync::Arc;
 
-pub use carried::Seen;
 pub use connections::{Connection, Connections, Swept};
+pub use export::Exported;
 pub use generations::GENERATIONS_MAX;
 #[cfg(not(loom))]
 pub use judge::Judgement;

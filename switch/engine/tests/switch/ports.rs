@@ -55,6 +55,8 @@ pub struct PortOptions {
     pub ips: Vec<IpNet>,
     /// Whether it is the port of a mirror.
     pub takes_mirror: bool,
+    /// Whether positions of its rings are recorded in inflight regions.
+    pub tracks: bool,
 }
 
 impl Default for PortOptions {
@@ -80,6 +82,7 @@ impl Default for PortOptions {
             macs: Vec::new(),
             ips: Vec::new(),
             takes_mirror: false,
+            tracks: false,
         }
     }
 }
@@ -140,6 +143,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         + options.queues * RingLayout::contiguous_len(receive_size);
     let len = area + tables + options.queues * (buffers + more_tables + 0x1000) + rings + 0x2000;
     let mut guest = Guest::new(len.next_multiple_of(4096));
+    guest.tracks = options.tracks;
     let (transmit, from) = guest.transmit(transmit_size, 0, features, frame_len_max);
     let (mut receive, mut to) = (Vec::new(), Vec::new());
     for pair in 0..options.queues {

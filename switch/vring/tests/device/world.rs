@@ -14,7 +14,8 @@ use crosspoint_guest::{
 };
 use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{
-    Features, GuestRx, GuestTx, Notifier, PackedRing, Ring, RingAddresses, SplitRing, feature,
+    Features, GuestRx, GuestTx, InflightRegion, Notifier, PackedRing, Ring, RingAddresses,
+    SplitRing, feature,
 };
 
 /// Guest physical address of the first region.
@@ -36,6 +37,8 @@ pub struct Guest {
     next: u64,
     /// Shared with the switch up to this address.
     pub end: u64,
+    /// Whether the switch records the positions of rings in inflight regions.
+    pub tracks: bool,
 }
 
 impl Guest {
@@ -76,6 +79,7 @@ impl Guest {
             shared,
             next,
             end,
+            tracks: false,
             memory,
         }
     }
@@ -170,7 +174,8 @@ impl Guest {
         features: u64,
         frame_len_max: usize,
     ) -> (TransmitQueue, GuestTx) {
-        let (driver, device) = self.virtqueue(size, base, features);
+        let (driver, mut device) = self.virtqueue(size, base, features);
+        self.track(&mut device, (size, base), features);
         let (area, tables) = TransmitQueue::memory_len(size, frame_len_max);
         let (area, tables) = (self.window(area), self.tables(tables, features));
         let mut queue = TransmitQueue::new(driver, area, tables, ChainSplit::Single, frame_len_max);
@@ -192,7 +197,8 @@ impl Guest {
         workers: usize,
         call: Arc<Notifier>,
     ) -> (ReceiveQueue, GuestRx) {
-        let (driver, device) = self.virtqueue(size, base, features);
+        let (driver, mut device) = self.virtqueue(size, base, features);
+        self.track(&mut device, (size, base), features);
         let (area, tables) = ReceiveQueue::memory_len(size, buffer_len);
         let (area, tables) = (self.window(area), self.tables(tables, features));
         let mut queue = ReceiveQueue::new(driver, area, tables, split, buffer_len);
@@ -207,6 +213,18 @@ impl Guest {
             queue,
             GuestRx::new(device, Features::new(features), call, base, workers).unwrap(),
         )
+    }
+
+    /// Records the positions of a ring that begins after `base` descriptors in a region of its own, if wanted.
+    fn track(&self, device: &mut Ring, (size, base): (u16, u16), features: u64) {
+        if self.tracks {
+            let packed = features & feature::RING_PACKED != 0;
+            let file = InflightRegion::create(1, size, packed).unwrap();
+            let len = InflightRegion::len(1, size, packed) as u64;
+            let region = InflightRegion::map(&file, (0, len), 1, size, packed).unwrap();
+            let queue = Arc::new(region).queue(0, size.into(), packed).unwrap();
+            device.track(queue, start_of(size, base, features));
+        }
     }
 
     fn tables(&mut self, len: usize, features: u64) -> Option<Window> {

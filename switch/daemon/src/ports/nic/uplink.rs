@@ -49,11 +49,14 @@ impl Uplink {
     pub fn new(dataplane: Arc<Dataplane>, options: UplinkOptions) -> Uplink {
         // By this process's predecessor.
         let was_open = handover::has(&super::port::record_name(&options.name));
+        // Also if the interface is down now: its settings are restored at the end.
+        let found = Interface::find(&options.config.interface).ok().flatten();
+        let settings = found.and_then(|found| resumed(&options.name, &found));
         Uplink {
             dataplane,
             options,
             port: None,
-            settings: None,
+            settings,
             recorded: None,
             retry: None,
             shown: None,
@@ -334,12 +337,16 @@ fn record_name(port: &str) -> String {
     format!("settings/{port}")
 }
 
-/// The predecessor's changes of the interface, which are restored at the end, or none.
+/// The predecessor's changes of the interface, which are restored at the end.
+fn resumed(port: &str, interface: &Interface) -> Option<Settings> {
+    let record = handover::take(&record_name(port))?;
+    let record = serde_json::from_slice(&record.body).ok()?;
+    Settings::resume(interface, record)
+}
+
+/// The predecessor's changes of the interface, or none yet.
 fn resume(port: &str, interface: &Interface) -> Settings {
-    let record = handover::take(&record_name(port));
-    let record = record.and_then(|record| serde_json::from_slice(&record.body).ok());
-    let resumed = record.and_then(|record| Settings::resume(interface, record));
-    resumed.unwrap_or_else(|| Settings::new(interface))
+    resumed(port, interface).unwrap_or_else(|| Settings::new(interface))
 }
 
 /// Logs what the host itself uses the port's interface for: a warning, unless the configuration says that it is intended.

@@ -64,7 +64,7 @@ struct Vring {
     call: Option<OwnedFd>,
     own: Option<OwnInflight>,
     /// Whether it ran when it was frozen.
-    froze: bool,
+    was_running: bool,
     /// The memory node of the ring, once it was asked for: the kernel takes some microseconds for the answer.
     node: Option<Option<u32>>,
     enabled: bool,

@@ -72,15 +72,29 @@ impl Listening {
         let listener = listen.map_err(|refused| refused.explain(port, path))?;
         let file = SocketFile::of(path).map_err(fail)?;
         let found = std::fs::symlink_metadata(path).map_err(fail)?;
+        let created = Access {
+            mode: Some(found.mode() & MODE_BITS),
+            group: Some(found.gid().to_string()),
+        };
+        let listening = Listening::new(port, config, listener, &file, created);
+        Ok((listening, file))
+    }
+
+    /// A socket at the port's path, created with the access `created`. It is recorded for a successor of this process.
+    fn new(
+        port: &str,
+        config: &config::VhostPort,
+        listener: UnixListener,
+        file: &SocketFile,
+        created: Access,
+    ) -> Listening {
+        let path = config.socket.as_path();
         let listening = Listening {
             port: port.to_owned(),
             path: path.to_owned(),
             listener,
             place: file.place().clone(),
-            access: Access {
-                mode: Some(found.mode() & MODE_BITS),
-                group: Some(found.gid().to_string()),
-            },
+            access: created,
             wanted: config.access.clone(),
             folders: Folders::of(path),
             look_at: Instant::now() + LOOK,
@@ -88,7 +102,7 @@ impl Listening {
             said_at: None,
         };
         listening.record();
-        Ok((listening, file))
+        listening
     }
 
     /// Goes on with the predecessor's socket, if it is the one that the port is to have now. Before a predecessor has left, any
@@ -126,22 +140,9 @@ impl Listening {
         }
         // If another file has taken its place, the socket is created again, as in the middle of a process's life.
         let file = SocketFile::known(path, of.file);
-        let listening = Listening {
-            port: port.to_owned(),
-            path: path.to_owned(),
-            listener,
-            place: file.place().clone(),
-            access: Access {
-                mode: of.created.0,
-                group: of.created.1,
-            },
-            wanted: config.access.clone(),
-            folders: Folders::of(path),
-            look_at: Instant::now() + LOOK,
-            problem: None,
-            said_at: None,
-        };
-        listening.record();
+        let (mode, group) = of.created;
+        let created = Access { mode, group };
+        let listening = Listening::new(port, config, listener, &file, created);
         Ok((listening, file))
     }
 

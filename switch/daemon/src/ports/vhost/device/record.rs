@@ -253,7 +253,7 @@ impl Device {
             ..PortChange::default()
         });
         self.kept.has_changed = true;
-        (0..self.vrings.len()).for_each(|index| self.warm(index));
+        (0..self.vrings.len()).for_each(|index| self.prefault(index));
         self.reconcile();
         Ok(connection)
     }
@@ -385,8 +385,8 @@ impl Device {
         let mut transmit = Vec::new();
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             self.stopping.extend(vring.rx.take().map(|rx| (index, rx)));
-            vring.froze = std::mem::take(&mut vring.running);
-            if vring.froze && index % 2 == 1 {
+            vring.was_running = std::mem::take(&mut vring.running);
+            if vring.was_running && index % 2 == 1 {
                 transmit.push((index / 2) as u16);
             }
         }
@@ -432,7 +432,7 @@ impl Device {
     pub(in super::super) fn thaw(&mut self, positions: Option<&Positions>, was_started: bool) {
         self.frozen = false;
         if was_started {
-            for vring in self.vrings.iter_mut().filter(|vring| vring.froze) {
+            for vring in self.vrings.iter_mut().filter(|vring| vring.was_running) {
                 (vring.base_is_own, vring.inherits) = (false, true);
             }
         }

@@ -13,7 +13,7 @@ use crate::handover;
 impl Device {
     /// Touches the pages of a ring that will start soon, and asks for its memory node: both take longer than all else when many
     /// rings start together.
-    pub(super) fn warm(&mut self, index: usize) {
+    pub(super) fn prefault(&mut self, index: usize) {
         let (Some(memory), Some(at)) = (self.memory.clone(), self.vrings[index].addresses) else {
             return;
         };

@@ -11,18 +11,18 @@ use super::state::{Entry, Phase, TICK_MASK, idle};
 use super::zone::Zone;
 
 /// Length of a connection in the text.
-pub const CARRIED_LEN: usize = 56;
+pub const EXPORTED_LEN: usize = 56;
 
 /// What an export has seen: by slot, a part of the state that changes with each connection and phase.
 #[derive(Default)]
-pub struct Seen(Vec<u16>);
+pub struct Exported(Vec<u16>);
 
 impl Connections {
     /// Writes the connections that `before` has not seen in their present phase; all of them, if there is no `before`.
-    pub fn export(&self, before: Option<&Seen>) -> (Vec<u8>, Seen) {
+    pub fn export(&self, before: Option<&Exported>) -> (Vec<u8>, Exported) {
         let mut bytes = Vec::new();
         let now = self.now();
-        let mut seen = Seen(vec![0; self.capacity()]);
+        let mut seen = Exported(vec![0; self.capacity()]);
         for slot in 0..self.capacity() as u32 {
             let Some((state, key)) = self.live_at(slot) else {
                 continue;
@@ -55,7 +55,7 @@ impl Connections {
         age_s: u32,
         zone: impl Fn(u32) -> Option<&'z Zone>,
     ) -> usize {
-        let connections = bytes.chunks_exact(CARRIED_LEN);
+        let connections = bytes.chunks_exact(EXPORTED_LEN);
         let taken = connections.filter(|bytes| self.import_one(bytes, age_s, &zone).is_some());
         taken.count()
     }
@@ -147,7 +147,7 @@ mod tests {
         let (from, to) = (table(), table());
         (0..2000).for_each(|number| insert(&from, number, Phase::Established));
         let (first, seen) = from.export(None);
-        assert_eq!(first.len(), 2000 * CARRIED_LEN);
+        assert_eq!(first.len(), 2000 * EXPORTED_LEN);
         (2000..2100).for_each(|number| insert(&from, number, Phase::SynSent));
         let changed = from.find(&key(1, 5), &from.place(&key(1, 5))).unwrap();
         let closed = |entry: Entry| Entry {
@@ -156,7 +156,7 @@ mod tests {
         };
         from.change(&changed, closed).unwrap();
         let (second, _) = from.export(Some(&seen));
-        assert_eq!(second.len(), 101 * CARRIED_LEN);
+        assert_eq!(second.len(), 101 * EXPORTED_LEN);
 
         let zone = Zone::new(8, 4096);
         let of_zone = |id: u32| (id == 5).then_some(&zone);
@@ -176,7 +176,7 @@ mod tests {
         }
         assert_eq!(to.import(&first, 0, |_| None), 0, "zones that are gone");
         // Three that have been idle for too long, and a part of one.
-        assert_eq!(to.import(&[1; 3 * CARRIED_LEN + 9], 0, |_| Some(&zone)), 0);
+        assert_eq!(to.import(&[1; 3 * EXPORTED_LEN + 9], 0, |_| Some(&zone)), 0);
         assert_eq!(to.import(&first, 1 << 19, of_zone), 0, "idle for too long");
         assert_eq!(zone.connections(), 2100);
         let full = Zone::new(8, 64);

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crosspoint_config::limits::DEFAULT_BRIDGE as DEFAULT_NAME;
 use crosspoint_config::parse_mac;
-use crosspoint_engine::groups::Seen;
+use crosspoint_engine::groups::Exported;
 use crosspoint_model::status::{FdbEntry, RemovedStatus};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub(crate) struct Counters {
 
 /// Connections of ports with security groups, as an engine's table writes them.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct CarriedConnections {
+pub(crate) struct ConnectionsHead {
     /// When they were written, seconds since 1970.
     at_s: u64,
     /// The port of each zone.
@@ -46,12 +46,15 @@ impl Dataplane {
 
     /// The connections that `before` has not seen: a line of JSON, and the table's text. `None` if there is no table. Does not
     /// hold the port table's lock while it reads them.
-    pub(crate) fn connections_text(&self, before: Option<&Seen>) -> Option<(Vec<u8>, Seen)> {
+    pub(crate) fn connections_text(
+        &self,
+        before: Option<&Exported>,
+    ) -> Option<(Vec<u8>, Exported)> {
         let (table, ports) = {
             let state = self.lock();
             (state.groups.connections()?, state.groups.zone_ports())
         };
-        let head = CarriedConnections {
+        let head = ConnectionsHead {
             at_s: seconds_since_1970(),
             ports,
         };
@@ -67,7 +70,7 @@ impl Dataplane {
         let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
             return 0;
         };
-        let Ok(head) = serde_json::from_slice::<CarriedConnections>(&text[..end]) else {
+        let Ok(head) = serde_json::from_slice::<ConnectionsHead>(&text[..end]) else {
             return 0;
         };
         let (table, zones) = {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
 
 use super::{Supervisor, end_taking_over, forget, put, put_text, refuse_and_end, supervisor, take};
-use crosspoint_engine::groups::Seen;
+use crosspoint_engine::groups::Exported;
 
 use crate::dataplane::{Counters, LearnedTable};
 use crate::ports::vhost::Positions;
@@ -182,7 +182,7 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
             None => return,
         }
     }
-    running.open_uplinks(&|| supervisor.say(Kind::Alive, ""));
+    running.open_uplinks(&|| supervisor.say(Kind::Heartbeat, ""));
 }
 
 /// Goes on after a predecessor's crash: with its tables as they were last recorded, and its guests.
@@ -196,7 +196,7 @@ pub(crate) fn go_on(running: &Running) {
     begin_own(running);
     let alive = || {
         if let Some(supervisor) = supervisor() {
-            supervisor.say(Kind::Alive, "");
+            supervisor.say(Kind::Heartbeat, "");
         }
     };
     // Last, since a NIC may take its time.
@@ -244,7 +244,7 @@ fn hand_rings_over(
     ports: &HeldPorts<'_>,
     running: &Running,
     supervisor: &Supervisor,
-    seen: Option<&Seen>,
+    seen: Option<&Exported>,
 ) {
     // Nearly all, while the rings still run.
     let since = record_since(running, seen);
@@ -267,7 +267,7 @@ fn hand_rings_over(
 }
 
 /// Records the connections that have begun or changed since `seen`.
-fn record_since(running: &Running, seen: Option<&Seen>) -> Option<Seen> {
+fn record_since(running: &Running, seen: Option<&Exported>) -> Option<Exported> {
     let (text, seen) = running.dataplane.connections_text(seen)?;
     put_text(CONNECTIONS_SINCE, &text);
     Some(seen)

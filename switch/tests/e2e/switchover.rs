@@ -1,0 +1,322 @@
+//! Faults at each step of an upgrade, and after a crash, that a real supervisor does not meet on demand: here the test is the
+//! supervisor. (`daemon/src/handover/switchover.rs` has the steps.)
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start, Store, WAS_STARTED};
+
+use crate::harness::{Lab, binary, connect_to, frame, guest, mac, s, wait_until};
+
+/// A process of the switch, and this side of its connection.
+struct Switch {
+    child: Child,
+    link: Link,
+}
+
+/// What the test has as a supervisor.
+struct Supervisor<'a> {
+    lab: &'a Lab,
+    config: PathBuf,
+    store: Store,
+    started: u32,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(lab: &'a Lab, ports: &[String]) -> Self {
+        let config = lab.dir().join("switch.toml");
+        let control = lab.socket("control");
+        let text = format!(
+            "version = 1\n[workers]\ncores = [1]\n[metrics]\nlisten = \"off\"\n[control]\nsocket = {control:?}\n{}",
+            ports.concat()
+        );
+        fs::write(&config, text).expect("the configuration is written");
+        Supervisor {
+            lab,
+            config,
+            store: Store::default(),
+            started: 0,
+        }
+    }
+
+    /// Starts a process with all records.
+    fn start(&mut self, start: Start) -> Switch {
+        let (link, its) = Link::pair().expect("sockets");
+        let log = format!("switch-{}.log", self.started);
+        let log = File::create(self.lab.dir().join(log)).expect("a file");
+        self.started += 1;
+        let mut command: Command = self.lab.command(binary());
+        command.arg("run").arg("--config").arg(&self.config);
+        command.env(SUPERVISED, "1").stdin(Stdio::from(its));
+        command.stdout(log.try_clone().expect("a file")).stderr(log);
+        let child = command.spawn().expect("it starts");
+        self.store.send_all(&link).expect("it reads");
+        let begin = Begin {
+            start,
+            upgrades: 0,
+            crashes: 0,
+        };
+        let begin = serde_json::to_vec(&begin).expect("JSON");
+        link.send(Kind::Begin, "", &begin, &[]).expect("it reads");
+        Switch { child, link }
+    }
+
+    /// Waits for a message of a process, and takes its records.
+    fn hear(&mut self, switch: &Switch, wanted: Kind) -> Message {
+        loop {
+            let message = switch.link.receive_within(s(10));
+            let message = message.expect("it speaks").expect("it runs");
+            match message.kind {
+                kind if kind == wanted => return message,
+                Kind::Record | Kind::Forget => drop(self.store.take(message)),
+                Kind::Refused => panic!("{}", message.text()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes what a process has said so far.
+    fn catch_up(&mut self, switch: &Switch) {
+        while let Ok(Some(message)) = switch.link.receive_within(s(1) / 10) {
+            drop(self.store.take(message));
+        }
+    }
+
+    fn logs(&self) -> String {
+        let read = |number| fs::read_to_string(self.lab.dir().join(format!("switch-{number}.log")));
+        (0..self.started).flat_map(read).collect()
+    }
+}
+
+impl Switch {
+    fn say(&self, kind: Kind, text: &str) {
+        let sent = self.link.send(kind, "", text.as_bytes(), &[]);
+        sent.expect("it reads");
+    }
+
+    fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Frames there and back, each sent again until it arrives if `may_lose` is set. Returns how often that was.
+fn exchange(pair: &mut [Guest; 2], from: u32, may_lose: bool, logs: &dyn Fn() -> String) -> u32 {
+    let mut again = 0;
+    let [a, b] = pair;
+    let guests = [a, b];
+    for number in from..from + 300 {
+        for (sender, receiver) in [(0, 1), (1, 0)] {
+            let sent = frame(
+                mac(21 + receiver as u8),
+                mac(21 + sender as u8),
+                number,
+                1000,
+            );
+            let mut tries = 0;
+            wait_until("a frame", s(10), || {
+                assert!(may_lose || tries == 0, "frame {number} is lost\n{}", logs());
+                again += u32::from(tries > 0);
+                tries += 1;
+                assert_eq!(guests[sender].send(0, &[&sent]).expect("a ring"), 1);
+                let frames = guests[receiver]
+                    .receive_at_least(0, 1, s(1))
+                    .expect("a ring");
+                frames.iter().any(|(_, bytes)| *bytes == sent).then_some(())
+            });
+        }
+    }
+    again
+}
+
+/// When the new process fails.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Fault {
+    /// It has prepared everything.
+    Ready,
+    /// The old process has stopped its rings.
+    Frozen,
+    /// It has been told to start its rings, and may have begun.
+    Go,
+    /// Its rings run, and frames have passed.
+    Confirmed,
+    /// It is silent after that, and the old process must leave.
+    None,
+}
+
+fn fails_at(fault: Fault, packed: bool) {
+    let lab = Lab::new(s(60));
+    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
+    let mut supervisor = Supervisor::new(&lab, &ports);
+    let old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let options = GuestOptions {
+        packed,
+        ..GuestOptions::default()
+    };
+    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &options));
+    supervisor.catch_up(&old);
+    let logs = |supervisor: &Supervisor<'_>| supervisor.logs();
+    exchange(&mut pair, 0, false, &|| logs(&supervisor));
+    // Several times, so that rings are at other places than at their beginning.
+    for round in 1..4 {
+        old.say(Kind::Hold, "");
+        supervisor.hear(&old, Kind::Held);
+        let new = supervisor.start(Start::Prepare);
+        supervisor.hear(&new, Kind::Ready);
+        exchange(&mut pair, 10_000 * round, false, &|| logs(&supervisor));
+        let mut was_started = "";
+        if fault != Fault::Ready {
+            old.say(Kind::Freeze, "");
+            supervisor.hear(&old, Kind::Frozen);
+        }
+        if matches!(fault, Fault::Go | Fault::Confirmed | Fault::None) {
+            let positions = supervisor.store.remove("positions").expect("positions");
+            let sent = new
+                .link
+                .send(Kind::Record, "positions", &positions.body, &[]);
+            sent.expect("it reads");
+            new.say(Kind::Go, "");
+            was_started = WAS_STARTED;
+        }
+        if matches!(fault, Fault::Confirmed | Fault::None) {
+            supervisor.hear(&new, Kind::Confirmed);
+            exchange(&mut pair, 10_000 * round + 1000, false, &|| {
+                logs(&supervisor)
+            });
+        }
+        if fault == Fault::None {
+            old.say(Kind::Leave, "");
+            wait_until("the end of the old process", s(5), || {
+                old.link
+                    .receive_within(s(1))
+                    .is_ok_and(|end| end.is_none())
+                    .then_some(())
+            });
+            old.kill();
+            new.say(Kind::Alone, "");
+            supervisor.hear(&new, Kind::Ready);
+            exchange(&mut pair, 10_000 * round + 2000, false, &|| {
+                logs(&supervisor)
+            });
+            new.kill();
+            return;
+        }
+        new.kill();
+        old.say(Kind::Resume, was_started);
+        // What a killed worker had in hand may be lost; nothing is in hand here, but for one that starts.
+        let may_lose = was_started == WAS_STARTED;
+        let again = exchange(&mut pair, 10_000 * round + 3000, may_lose, &|| {
+            logs(&supervisor)
+        });
+        assert!(
+            again <= 1,
+            "{again} frames were sent again\n{}",
+            supervisor.logs()
+        );
+    }
+    old.kill();
+}
+
+#[test]
+fn the_old_process_goes_on_if_the_new_one_fails_at_any_step() {
+    for fault in [
+        Fault::Ready,
+        Fault::Frozen,
+        Fault::Go,
+        Fault::Confirmed,
+        Fault::None,
+    ] {
+        for packed in [false, true] {
+            println!("{fault:?}, packed rings: {packed}");
+            fails_at(fault, packed);
+        }
+    }
+}
+
+/// A crash in the middle of a message: the front end is disconnected, since the switch does not know what it has said. Guests of
+/// other ports go on.
+#[test]
+fn a_session_in_the_middle_of_a_message_does_not_outlive_a_crash_and_the_others_do() {
+    let lab = Lab::new(s(60));
+    let ports = ["g0", "g1", "victim"].map(|name| guest(&lab, name));
+    let mut supervisor = Supervisor::new(&lab, &ports);
+    let old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let options = GuestOptions::default();
+    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &options));
+    let mut victim = connect_to(&lab, "victim", &options);
+    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    supervisor.catch_up(&old);
+    let record = supervisor
+        .store
+        .remove("session/victim")
+        .expect("its record");
+    let body: serde_json::Value = serde_json::from_slice(&record.body).expect("JSON");
+    let mark = body["in_message"].as_u64().expect("a mark") as usize;
+    let mark = File::from(
+        record.fds[mark]
+            .as_fd()
+            .try_clone_to_owned()
+            .expect("a file"),
+    );
+    mark.write_at(&[1], 0).expect("a mark");
+    drop(supervisor.store.take(record));
+    old.kill();
+    let new = supervisor.start(Start::AfterCrash);
+    supervisor.hear(&new, Kind::Ready);
+    let logs = supervisor.logs();
+    assert!(logs.contains("while it handled a message"), "{logs}");
+    exchange(&mut pair, 1000, false, &|| supervisor.logs());
+    // Its front end sees the end, and may connect again.
+    victim.disconnect();
+    victim.reconnect().expect("the port listens");
+    supervisor.catch_up(&new);
+    assert!(
+        supervisor
+            .store
+            .names()
+            .any(|name| name == "session/victim")
+    );
+    new.kill();
+}
+
+/// A front end that has cut its guest's memory short cannot keep the switch from an upgrade.
+#[test]
+fn a_guest_without_memory_is_left_behind_and_the_others_go_on() {
+    let lab = Lab::new(s(60));
+    let ports = ["g0", "g1", "victim"].map(|name| guest(&lab, name));
+    let mut supervisor = Supervisor::new(&lab, &ports);
+    let old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let options = GuestOptions::default();
+    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &options));
+    let victim = connect_to(&lab, "victim", &options);
+    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    victim.memory().truncate(0, 0).expect("a cut");
+    old.say(Kind::Hold, "");
+    supervisor.hear(&old, Kind::Held);
+    let new = supervisor.start(Start::Prepare);
+    supervisor.hear(&new, Kind::Ready);
+    old.say(Kind::Freeze, "");
+    supervisor.hear(&old, Kind::Frozen);
+    let positions = supervisor.store.remove("positions").expect("positions");
+    let sent = new
+        .link
+        .send(Kind::Record, "positions", &positions.body, &[]);
+    sent.expect("it reads");
+    new.say(Kind::Go, "");
+    supervisor.hear(&new, Kind::Confirmed);
+    old.say(Kind::Leave, "");
+    new.say(Kind::Alone, "");
+    supervisor.hear(&new, Kind::Ready);
+    exchange(&mut pair, 1000, false, &|| supervisor.logs());
+    let logs = supervisor.logs();
+    assert!(logs.contains("its session cannot be taken over"), "{logs}");
+    old.kill();
+    new.kill();
+}
