@@ -338,33 +338,9 @@ impl Supervisor {
             return Ok(Some(ExitCode::FAILURE));
         }
         if self.crashes.len() >= 2 {
-            // They may be what it dies of.
-            say(
-                "the switch crashes again and again: learned addresses, counters and connections are dropped",
-            );
-            let tables = self
-                .store
-                .remove_where(|name| ["addresses", "counters", "connections"].contains(&name));
-            tables
-                .into_iter()
-                .for_each(|record| self.closer.close(record));
+            self.drop_tables();
         }
-        let is_new = self
-            .upgraded_at
-            .is_some_and(|at| now.duration_since(at) < PROBATION);
-        let running = self
-            .current
-            .program()
-            .unwrap_or_else(|| self.program.clone());
-        let program = match self.former.clone().filter(|_| is_new) {
-            Some(former) => {
-                say("the former program is started again, since the new one has ended so soon");
-                (self.former, self.upgraded_at) = (Some(running), None);
-                former
-            }
-            // Not what is at its path by now, which has not been tried yet.
-            None => running,
-        };
+        let program = self.program_after_crash(now);
         let sessions = self
             .store
             .names()
@@ -385,6 +361,35 @@ impl Supervisor {
             }
         };
         Ok(None)
+    }
+
+    /// Drops the tables, which may be what the switch dies of.
+    fn drop_tables(&mut self) {
+        const TABLES: [&str; 3] = ["addresses", "counters", "connections"];
+        say(
+            "the switch crashes again and again: learned addresses, counters and connections are dropped",
+        );
+        let tables = self.store.remove_where(|name| TABLES.contains(&name));
+        for record in tables {
+            self.closer.close(record);
+        }
+    }
+
+    /// The program that is started after a crash: the one that ran, and not what is at its path by now, which has not been tried
+    /// yet; or the former one, if the one that ran is new.
+    fn program_after_crash(&mut self, now: Instant) -> Program {
+        let running = self.current.program();
+        let running = running.unwrap_or_else(|| self.program.clone());
+        let age = self.upgraded_at.map(|at| now.duration_since(at));
+        let is_new = age.is_some_and(|age| age < PROBATION);
+        match self.former.clone().filter(|_| is_new) {
+            Some(former) => {
+                say("the former program is started again, since the new one has ended so soon");
+                (self.former, self.upgraded_at) = (Some(running), None);
+                former
+            }
+            None => running,
+        }
     }
 }
 

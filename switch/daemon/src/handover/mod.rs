@@ -2,7 +2,7 @@
 //!
 //! If a supervisor (`crosspoint supervise`) has started this process, each part that a successor needs sends it a record when
 //! its state changes: a JSON text and descriptors. A process that is started after a crash or for an upgrade reads all
-//! records first ([`connect`]); each part then takes its own ([`Supervisor::take`]) instead of starting anew.
+//! records first ([`connect`]); each part then takes its own ([`take`]) instead of starting anew.
 //!
 //! | record | of | descriptors |
 //! |---|---|---|
@@ -38,7 +38,7 @@ static SUPERVISOR: OnceLock<Supervisor> = OnceLock::new();
 /// The supervisor of this process.
 pub(crate) struct Supervisor {
     link: Link,
-    start: Start,
+    /// How this process was started.
     begin: Begin,
     /// Whether its rings run.
     has_taken_over: AtomicBool,
@@ -77,7 +77,6 @@ pub fn connect() -> Result<(), String> {
     };
     let supervisor = Supervisor {
         link,
-        start: begin.start,
         begin,
         has_taken_over: AtomicBool::new(false),
         records: Mutex::new(records),
@@ -99,17 +98,15 @@ pub fn is_supervised() -> bool {
 
 /// Whether this process was started to take over from one that still runs, and must touch nothing until then.
 pub(crate) fn is_preparing() -> bool {
-    is_taking_over()
-        && SUPERVISOR
-            .get()
-            .is_some_and(|supervisor| supervisor.start == Start::Prepare)
+    let prepares = |supervisor: &Supervisor| supervisor.begin.start == Start::Prepare;
+    is_taking_over() && SUPERVISOR.get().is_some_and(prepares)
 }
 
 /// Whether this process is about to go on with the guests of another one: rings then start together, when all ports are open,
 /// so that no guest's frame finds its destination missing.
 pub(crate) fn is_taking_over() -> bool {
     let takes_over = |supervisor: &Supervisor| {
-        supervisor.start != Start::Fresh && !supervisor.has_taken_over.load(Ordering::SeqCst)
+        supervisor.begin.start != Start::Fresh && !supervisor.has_taken_over.load(Ordering::SeqCst)
     };
     SUPERVISOR.get().is_some_and(takes_over)
 }
@@ -164,31 +161,30 @@ pub fn refuse(why: &str) {
 /// Records the state of part `name`: `body`, and the descriptors that it counts. Does nothing without a supervisor. Returns
 /// whether it was recorded.
 pub(crate) fn put(name: &str, body: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool {
+    if !is_supervised() {
+        return false;
+    }
+    match serde_json::to_vec(body) {
+        Ok(body) => put_bytes(name, &body, fds),
+        Err(why) => {
+            tracing::warn!("{name} would not outlive this process: {why}");
+            false
+        }
+    }
+}
+
+/// Like [`put`], with a body that is not JSON.
+pub(crate) fn put_bytes(name: &str, body: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
     let Some(supervisor) = SUPERVISOR.get() else {
         return false;
     };
-    let sent = serde_json::to_vec(body)
-        .map_err(|why| why.to_string())
-        .and_then(|body| {
-            let sent = supervisor.link.send(Kind::Record, name, &body, fds);
-            sent.map_err(|why| why.to_string())
-        });
-    if let Err(why) = sent {
+    let sent = supervisor.link.send(Kind::Record, name, body, fds);
+    if let Err(why) = &sent {
         tracing::warn!(
             "{name} would not outlive this process: the supervisor cannot be told of it: {why}"
         );
-        return false;
     }
-    true
-}
-
-/// Records a text that is not JSON.
-pub(crate) fn put_text(name: &str, text: &[u8]) {
-    if let Some(supervisor) = SUPERVISOR.get()
-        && let Err(why) = supervisor.link.send(Kind::Record, name, text, &[])
-    {
-        tracing::warn!("{name} would not outlive this process: {why}");
-    }
+    sent.is_ok()
 }
 
 /// Ends the record of part `name`.

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
 
-use super::{Supervisor, end_taking_over, forget, put, put_text, refuse_and_end, supervisor, take};
+use super::{
+    Supervisor, end_taking_over, forget, put, put_bytes, refuse_and_end, supervisor, take,
+};
 use crosspoint_engine::groups::Exported;
 
 use crate::dataplane::{Counters, LearnedTable};
@@ -103,7 +105,8 @@ fn record_connections(running: &Running) {
     if running.dataplane.connection_count() <= CONNECTIONS_MAX
         && let Some((text, _)) = running.dataplane.connections_text(None)
     {
-        return put_text(CONNECTIONS, &text);
+        put_bytes(CONNECTIONS, &text, &[]);
+        return;
     }
     // An old one would bring back what has ended.
     forget(CONNECTIONS);
@@ -218,7 +221,7 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
         put(ADDRESSES, &running.dataplane.learned(), &[]);
         let connections = running.dataplane.connections_text(None);
         let seen = connections.map(|(text, seen)| {
-            put_text(CONNECTIONS, &text);
+            put_bytes(CONNECTIONS, &text, &[]);
             seen
         });
         supervisor.say(Kind::Held, "");
@@ -269,7 +272,7 @@ fn hand_rings_over(
 /// Records the connections that have begun or changed since `seen`.
 fn record_since(running: &Running, seen: Option<&Exported>) -> Option<Exported> {
     let (text, seen) = running.dataplane.connections_text(seen)?;
-    put_text(CONNECTIONS_SINCE, &text);
+    put_bytes(CONNECTIONS_SINCE, &text, &[]);
     Some(seen)
 }
 
