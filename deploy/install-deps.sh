@@ -18,7 +18,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD_PACKAGES=(build-essential pkg-config ca-certificates curl)
 XSK_RS_PACKAGES=(clang m4 libelf-dev zlib1g-dev)
 DEMO_PACKAGES=(iproute2 iputils-ping iperf3 ethtool procps util-linux curl gzip zstd xz-utils openssl)
-TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${XSK_RS_PACKAGES[@]}" llvm libbpf-dev dpdk-dev tcpdump tshark jq python3 python3-yaml python3-jsonschema libxml2-utils shellcheck tmux groff-base zsh fish)
+TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${XSK_RS_PACKAGES[@]}" llvm libbpf-dev dpdk-dev tcpdump tshark nftables jq python3 python3-yaml python3-jsonschema libxml2-utils shellcheck tmux groff-base zsh fish)
 
 INSTRUCTIONS_PACKAGES=(binutils valgrind qemu-user)
 

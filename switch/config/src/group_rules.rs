@@ -2,10 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use crosspoint_packet::IpNet;
+use crosspoint_engine::groups::TcpFlags;
+use crosspoint_packet::{IpNet, Mac};
 use serde_json::{Value, json};
 
 use super::field::Item;
+use super::group_link::{self, flags_text, ranges};
 use super::group_values::{ICMP, ICMPV6, Peer, SCTP, TCP, UDP, protocol_text, range_text};
 use super::key::{Definitions, ListKeys, Reader, Rule};
 use super::rules::{Nested, TableOf, table};
@@ -30,6 +32,14 @@ pub struct GroupRule {
     pub icmp: Option<(u8, Option<u8>)>,
     /// The other side.
     pub peer: Peer,
+    /// MAC addresses of the other side; empty: any.
+    pub mac: Vec<Mac>,
+    /// VLANs; empty: any, and none.
+    pub vlans: Vec<u16>,
+    /// Flags of TCP; `None`: any.
+    pub tcp_flags: Option<TcpFlags>,
+    /// The type of frames that are not IP; `None`: the rule is for IP.
+    pub ethertype: Option<u16>,
 }
 
 impl GroupRule {
@@ -42,6 +52,10 @@ impl GroupRule {
             ports: Vec::new(),
             icmp: None,
             peer,
+            mac: Vec::new(),
+            vlans: Vec::new(),
+            tcp_flags: None,
+            ethertype: None,
         }
     }
 
@@ -57,15 +71,27 @@ impl GroupRule {
             format!("type {kind}{code}")
         });
         let ports = Vec::from_iter(self.ports.iter().map(range_text)).join(",");
+        let macs = Vec::from_iter(self.mac.iter().map(Mac::to_string)).join(",");
+        let vlans = Vec::from_iter(self.vlan_ranges().iter().map(range_text)).join(",");
         let parts = [
             Some(direction.to_owned()),
             ip.map(|ip| format!("ip{ip}")),
             self.protocol.map(protocol_text),
             Some(ports).filter(|ports| !ports.is_empty()),
             icmp,
+            self.tcp_flags
+                .map(|flags| format!("flags {}", flags_text(&flags))),
+            self.ethertype.map(|kind| format!("ethertype {kind:#06x}")),
             Some(format!("{side} {}", self.peer.text())),
+            Some(format!("mac {macs}")).filter(|_| !self.mac.is_empty()),
+            Some(format!("vlan {vlans}")).filter(|_| !self.vlans.is_empty()),
         ];
         Vec::from_iter(parts.into_iter().flatten()).join(" ")
+    }
+
+    /// Its VLANs as ranges, ascending.
+    pub fn vlan_ranges(&self) -> Vec<RangeInclusive<u16>> {
+        ranges(&self.vlans)
     }
 
     /// The version of IP that the protocol has.
@@ -94,6 +120,7 @@ impl Nested for GroupRule {
         check_ports(reader, &keys);
         check_icmp(reader, &keys);
         check_side(reader, keys.direction);
+        group_link::check(reader, keys.protocol, keys.ethertype);
         let ip = check_ip(reader, &keys);
         let peer = keys.from.or(keys.to).unwrap_or_default();
         check_family(reader, &peer, ip);
@@ -105,6 +132,10 @@ impl Nested for GroupRule {
             ports: port.or(keys.ports).unwrap_or_default(),
             icmp: keys.icmp_type.map(|kind| (kind, keys.icmp_code)),
             peer,
+            mac: keys.mac.unwrap_or_default(),
+            vlans: keys.vlans.unwrap_or_default(),
+            tcp_flags: keys.tcp_flags,
+            ethertype: keys.ethertype,
         })
     }
 
@@ -124,12 +155,16 @@ impl Nested for GroupRule {
             icmp_code: self.icmp.and_then(|(_, code)| code),
             from,
             to,
+            mac: Some(self.mac.clone()).filter(|all| !all.is_empty()),
+            vlans: Some(self.vlans.clone()).filter(|all| !all.is_empty()),
+            tcp_flags: self.tcp_flags,
+            ethertype: self.ethertype,
         })
     }
 }
 
 /// Records a problem at a key's value.
-fn wrong(reader: &mut Reader<'_>, key: &str, message: &str, label: &str, help: &str) {
+pub(super) fn wrong(reader: &mut Reader<'_>, key: &str, message: &str, label: &str, help: &str) {
     let span = reader.span(key).unwrap_or(reader.place.clone());
     reader
         .checker

@@ -21,6 +21,7 @@ mod edit;
 mod error;
 mod field;
 mod files;
+mod group_link;
 mod group_rules;
 mod group_values;
 mod groups;
@@ -79,8 +80,8 @@ pub use table::{
 pub use texts::parse_mac;
 pub use types::{
     Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction,
-    MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection, TagProtocol, Tso,
-    UnknownMulticast, Vlan, XdpMode,
+    MacLimitAction, MirrorDirection, OnChange, Poll, PortKind, Queues, Role, Rss, RuleDirection,
+    TagProtocol, Tso, UnknownMulticast, Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

@@ -20,7 +20,7 @@ use super::key::{
 use super::limits::*;
 use super::lists::KnownPorts;
 use super::rules::word;
-use super::types::PortType;
+use super::types::{MacLimitAction, PortType};
 use super::words::Words as _;
 use super::{Port, PortKind, Role, VhostPort, XdpPort};
 
@@ -124,6 +124,7 @@ fn port(reader: &mut Reader<'_>, taken: &mut Taken) -> Option<Port> {
             true
         }
         PortKind::Xdp(xdp) => {
+            never_quarantined(reader, port.mac_limit_action);
             within_channels(reader, xdp.channels);
             on_interface(reader, &xdp.interface, &mut taken.interfaces)
         }
@@ -219,6 +220,17 @@ fn of_listener(reader: &mut Reader<'_>, key: &str) {
         let help =
             "with `role = \"client\"` the front end makes the socket: set its mode and group there";
         let label = "not the switch's socket";
+        reader.checker.problem(span, message, label, help);
+    }
+}
+
+/// Records a quarantine of an uplink: there is no guest that could end it.
+fn never_quarantined(reader: &mut Reader<'_>, action: MacLimitAction) {
+    let span = reader.span("mac_limit_action");
+    if let Some(span) = span.filter(|_| action == MacLimitAction::Quarantine) {
+        let message = "`mac_limit_action = \"quarantine\"` goes with kind \"vhost\"".to_owned();
+        let help = "take \"drop\": only frames from addresses beyond `mac_limit` are lost then";
+        let label = "an uplink has no guest that could end it";
         reader.checker.problem(span, message, label, help);
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::groups::TcpFlags;
 use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::{IpNet, Mac};
@@ -17,6 +18,7 @@ use serde_json::json;
 use super::addresses::{self, Addresses};
 use super::bridges::{self, BridgeTag};
 use super::control::ControlList;
+use super::group_link;
 use super::group_rules::{self, GroupRule};
 use super::group_values::{IpVersion, OnePort, Peer, PeerRule, PortRanges, Protocol};
 use super::groups;
@@ -117,6 +119,9 @@ keys! {
         fdb_moves_window: Duration = time("2s", "1h", "180s").or_example(), AtOnce;
         /// Number of addresses that the switch can learn; rounded up to 7 times a power of two.
         fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672").or(FDB_CAPACITY_MIN), Restart;
+        /// Whether ARP requests and neighbour solicitations for an address in a port's `addresses.ip` go to that port alone,
+        /// and not to all ports of the VLAN. The port answers itself.
+        suppress_neighbors: bool = flag().or(true), AtOnce;
     }
 }
 
@@ -176,6 +181,9 @@ keys! {
         /// Whether a port leaves a group at once when a station there leaves it: where each port has one station. Otherwise it
         /// leaves 2.5 s later, if no other station reports the group.
         fast_leave: bool = flag().or(false), AtOnce;
+        /// Whether the switch asks stations for their groups where no multicast router does; with `snooping`. Uplinks then get
+        /// all multicast of the places in which it asks.
+        querier: bool = flag().or(false), AtOnce;
         /// How many groups one port may join.
         groups_max: u32 = whole(1..=MULTICAST_GROUPS_MAX, "groups_max = 256").or(256), AtOnce;
     }
@@ -253,6 +261,8 @@ keys! {
         /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
         // One guest must not be able to fill the FDB; behind an uplink is the network.
         mac_limit: u32 = whole(0..=MAC_LIMIT_MAX, "mac_limit = 1024, or 0 for no limit").by_kind(1024, 0), InPlace;
+        /// What becomes of frames from addresses beyond `mac_limit`; "quarantine" for guests only.
+        mac_limit_action: MacLimitAction = word().or(MacLimitAction::Flood), InPlace;
         /// The port's share of a busy worker's time and of a full uplink, relative to the other ports there: a port with
         /// weight 2 gets twice the time of one with weight 1.
         weight: u32 = whole(1..=WEIGHT_MAX, "weight = 2, for twice the time of a port with 1").or(1), InPlace;
@@ -388,6 +398,16 @@ keys! {
         from: Option<Peer> = PeerRule.optional(), Whole;
         /// direction "out": the destinations, likewise.
         to: Option<Peer> = PeerRule.optional(), Whole;
+        /// MAC addresses of the other side. Without it: any.
+        mac: Option<Vec<Mac>> = group_link::stations().optional(), Whole;
+        /// VLANs of the port's bridge: numbers, and ranges such as "100-199". Without it: any, and none.
+        vlans: Option<Vec<u16>> = VlanList.optional(), Whole;
+        /// Flags of tcp that must be set, and with "!" those that must not be: "syn,!ack". Of the first packet of a connection
+        /// if the group is stateful. Without it: any.
+        tcp_flags: Option<TcpFlags> = group_link::tcp_flags().optional(), Whole;
+        /// The Ethernet type of frames that are not IP, in place of all keys for IP: 0x0600 to 0xffff. Without it: the rule is
+        /// for IP. ARP needs no rule.
+        ethertype: Option<u16> = group_link::EtherType.optional(), Whole;
     }
 }
 

@@ -231,6 +231,16 @@ words! {
         Drop = "drop",
     }
 
+    /// What becomes of frames from addresses beyond a port's `mac_limit`.
+    pub enum MacLimitAction, or Flood {
+        /// They pass; frames for such an address are flooded, since it is not learned.
+        Flood = "flood",
+        /// They are dropped as `mac_limit`.
+        Drop = "drop",
+        /// They are dropped, and the guest is quarantined until it resets its device or its front end reconnects.
+        Quarantine = "quarantine",
+    }
+
     /// What becomes of connections that the rules no longer allow.
     pub enum OnChange, or Revalidate {
         /// Their next frame is checked against the new rules, and dropped if these do not allow it.

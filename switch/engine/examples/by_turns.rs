@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::bridge::fdb::Fdb;
 use crosspoint_engine::groups::{
-    Connections, Direction, GroupPolicy, Rule, RuleTable, Timeouts, Zone,
+    Connections, Direction, GroupPolicy, LinkParts, Rule, RuleTable, Timeouts, Zone,
 };
 use crosspoint_engine::observe::sample::Sampler;
 use crosspoint_engine::snapshot::Snapshot;
@@ -229,6 +229,7 @@ fn groups(limits: Limits) -> Option<Arc<GroupPolicy>> {
         ports: Box::new([port..=port]),
         icmp: None,
         remote,
+        link: LinkParts::default(),
         stateful,
     };
     let rules = match limits {

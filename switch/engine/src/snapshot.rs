@@ -208,6 +208,8 @@ pub struct Snapshot {
     pub probes: Option<Arc<Probes>>,
     /// The ports of multicast groups; `None` if all multicast is flooded.
     pub snooping: Option<Snooping>,
+    /// Whether ARP and neighbour discovery for an address that is bound to a port go to that port alone.
+    pub suppresses: bool,
 }
 
 impl Snapshot {
@@ -237,6 +239,7 @@ impl Snapshot {
             sampler: None,
             probes: None,
             snooping: None,
+            suppresses: false,
         };
         snapshot.note_meters();
         snapshot
@@ -392,6 +395,11 @@ impl Snapshot {
     pub fn allows_source_in(&self, mac: Mac, at: (u8, u16), port: u16) -> bool {
         let guard = self.port(port).and_then(|port| port.sources.as_deref());
         guard.is_none_or(|guard| guard.allows(mac)) && self.is_free_for(mac, at, port)
+    }
+
+    /// Returns whether frames from addresses beyond the port's limit are dropped.
+    pub(crate) fn drops_beyond_limit(&self, port: u16) -> bool {
+        self.port(port).is_some_and(|port| port.quota.drops())
     }
 
     /// Returns whether the address is bound to no other port in a VLAN of a bridge.

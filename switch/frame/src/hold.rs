@@ -60,6 +60,27 @@ impl Burst {
         Some((bytes, HELD_LEN))
     }
 
+    /// Adds a copy of a frame of at most [`HELD_LEN`] bytes, which need not stay valid. Returns `false` if the frame is longer or
+    /// the burst is full.
+    pub fn push_copy(&mut self, bytes: &[u8]) -> bool {
+        let (head, rest) = bytes.split_at(bytes.len().min(HEAD_LEN));
+        if rest.is_empty() {
+            return self.push_short(head);
+        }
+        let Some(segment) = self.held_segment(self.len(), rest) else {
+            return false;
+        };
+        let has_room = self.segment_room() > 0;
+        has_room && self.push_short(head) && {
+            let index = self.len() - 1;
+            if let Some(frame) = self.frames_mut().get_mut(index) {
+                frame.len = bytes.len() as u32;
+            }
+            self.replace_segments(index, segment);
+            true
+        }
+    }
+
     /// Copies bytes into the place of frame `index`, and returns the segment that has them.
     fn held_segment(&self, index: usize, bytes: &[u8]) -> Option<Segment> {
         let place = self.held.0.get(index)?;
@@ -84,6 +105,27 @@ mod tests {
     use crate::Offload;
 
     proptest! {
+        /// A copied frame has its bytes, whatever comes before it; a longer one is refused.
+        #[test]
+        fn a_copy_has_the_frames_bytes(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 14..200), 1..8)) {
+            let mut burst = Burst::new();
+            let mut expected = Vec::new();
+            for mut bytes in frames {
+                let is_short = bytes.len() <= HELD_LEN;
+                prop_assert_eq!(burst.push_copy(&bytes), is_short);
+                if is_short {
+                    expected.push(bytes.clone());
+                }
+                bytes.fill(0xee);
+            }
+            prop_assert_eq!(burst.len(), expected.len());
+            for (frame, bytes) in burst.frames().iter().zip(&expected) {
+                let mut now = vec![0; frame.len as usize];
+                prop_assert_eq!(burst.read_beginning(frame, &mut now), bytes.len());
+                prop_assert_eq!(&now, bytes);
+            }
+        }
+
         /// A held frame has the bytes that it had when it was held, whatever is written into its memory later, and the
         /// other frames have theirs.
         #[test]

@@ -93,6 +93,11 @@ pub enum Goal {
         /// Seconds since it was last seen there.
         age_s: u64,
     },
+    /// To the port that the requested IP address is bound to.
+    Owner {
+        /// Its name.
+        name: String,
+    },
     /// To all ports, as a broadcast or multicast.
     Group,
     /// To all ports, since the address has not been learned in this VLAN.
@@ -306,6 +311,9 @@ impl Goal {
     fn words(&self, vlan: u16) -> String {
         match self {
             Goal::Port { name, age_s } => format!("on {name}, seen {age_s} s ago"),
+            Goal::Owner { name } => {
+                format!("a request for an address of {name}: not flooded (suppress_neighbors)")
+            }
             Goal::Group => "a group: flooded".to_owned(),
             Goal::Unknown if vlan == 0 => "not known: flooded".to_owned(),
             Goal::Unknown => format!("not known in VLAN {vlan}: flooded"),

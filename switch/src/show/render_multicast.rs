@@ -26,8 +26,14 @@ pub(super) fn multicast(all: &MulticastTable) -> String {
                     row.address.clone(),
                     bridge(&row.bridge),
                     row.vlan.to_string(),
-                    row.port.clone(),
-                    format!("{}s", row.left_s),
+                    match row.own {
+                        true => "this switch".to_owned(),
+                        false => row.port.clone(),
+                    },
+                    match row.own {
+                        true => "-".to_owned(),
+                        false => format!("{}s", row.left_s),
+                    },
                 ]);
             }
             table.render()

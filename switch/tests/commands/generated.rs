@@ -9,11 +9,12 @@ use std::time::Duration;
 use crosspoint_config::limits::*;
 use crosspoint_config::{
     Access, Addresses, Admin, Balance, Config, Control, Cores, Direct, Group, GroupRule, HugePages,
-    LoopAction, LoopProtect, Metrics, MetricsTls, Mirror, MirrorDirection, Offloads, Peer, Poll,
-    Port, PortKind, Queues, Role, Rss, RuleDirection, Set, Slo, StaticEntry, Switch, Tso,
-    VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    LoopAction, LoopProtect, MacLimitAction, Metrics, MetricsTls, Mirror, MirrorDirection,
+    Offloads, Peer, Poll, Port, PortKind, Queues, Role, Rss, RuleDirection, Set, Slo, StaticEntry,
+    Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::groups::TcpFlags;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::{IpNet, Mac};
 use proptest::collection::{btree_map, hash_set};
@@ -209,6 +210,11 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 name: format!("p-{number}"),
                 vlan,
                 mac_limit: limits.0,
+                mac_limit_action: match (limits.0 % 3, &kind) {
+                    (0, _) => MacLimitAction::Flood,
+                    (1, PortKind::Vhost(_)) => MacLimitAction::Quarantine,
+                    _ => MacLimitAction::Drop,
+                },
                 weight: limits.1,
                 storm: limits.2,
                 addresses: limits.3,
@@ -336,12 +342,23 @@ fn groups(chosen: u64) -> (Vec<Group>, Vec<Set>) {
         icmp: Some((8, (chosen & 64 != 0).then_some(0))),
         ..GroupRule::all(RuleDirection::Out, Peer::Group("db".to_owned()))
     };
+    let link = GroupRule {
+        protocol: Some(6),
+        tcp_flags: Some(TcpFlags { set: 2, clear: 16 }),
+        mac: vec![Mac::new([2, 0, 0, 0, 0, 9])],
+        vlans: vec![100, 101, 200],
+        ..GroupRule::all(RuleDirection::Out, Peer::Any)
+    };
+    let pppoe = GroupRule {
+        ethertype: Some(0x8863),
+        ..GroupRule::all(RuleDirection::In, Peer::Any)
+    };
     let group = |name: &str, rules| Group {
         name: name.to_owned(),
         stateful: chosen & 128 == 0,
         rules,
     };
-    let web = group("web", Some(vec![rule, ping]));
+    let web = group("web", Some(vec![rule, ping, link, pppoe]));
     let db = group("db", (chosen & 256 != 0).then(Vec::new));
     let address = "192.0.2.0/24".parse().expect("a prefix");
     let set = Set {
@@ -381,6 +398,7 @@ pub fn config() -> impl Strategy<Value = Config> {
         fdb_moves_max: moves,
         fdb_moves_window: Duration::from_secs(window_s),
         fdb_capacity: FDB_BUCKET_ENTRIES << power,
+        suppress_neighbors: moves % 2 == 0,
     });
     let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);
     let listen = listen.prop_map(|text| text.map(|text| text.parse().expect("an address")));

@@ -63,6 +63,54 @@ fn a_guest_is_taken_off_the_network_and_let_in_again_with_its_front_end_connecte
     switch.stop(Signal::TERM);
 }
 
+#[test]
+fn a_guest_with_more_addresses_than_it_may_have_loses_their_frames_or_is_quarantined() {
+    let lab = Lab::new(s(60));
+    let limited = |action: &str| format!("mac_limit = 2\nmac_limit_action = \"{action}\"\n");
+    let ports = [guest(&lab, "g0") + &limited("drop"), guest(&lab, "g1")];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = ["g0", "g1"].map(|name| {
+        let guest = Guest::connect(lab.socket(name), GuestOptions::default());
+        guest.expect("the guest connects")
+    });
+    switch.wait_up(&["g0", "g1"]);
+    let [a, b] = &mut guests;
+    ping_pong(a, b, 1);
+    // One address is known; a second one may come, and two more may not.
+    let send = |a: &mut Guest, sources: [u8; 3]| {
+        let frames = sources.map(|source| frame(mac(22), mac(source), 0, 60));
+        let frames = frames.each_ref().map(Vec::as_slice);
+        assert_eq!(a.send(0, &frames).expect("a ring"), 3);
+    };
+    send(a, [31, 32, 33]);
+    wait_until("the drops", s(5), || {
+        (drops(&switch, "mac_limit") == 2).then_some(())
+    });
+    ping_pong(a, b, 2);
+    assert!(switch.state("g0").starts_with("up"));
+
+    // What was refused before the change does not count.
+    set(&switch, "g0", "mac_limit_action=quarantine");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(
+        switch.state("g0").starts_with("up"),
+        "{}",
+        switch.state("g0")
+    );
+    send(a, [31, 34, 31]);
+    wait_until("its quarantine", s(5), || {
+        let state = switch.state("g0");
+        (state.starts_with("quarantined") && state.contains("mac_limit")).then_some(())
+    });
+    let rx = switch.ledger().port("g1").rx;
+    let other = frame(mac(21), mac(22), 0, 60);
+    assert_eq!(b.send(0, &[&other]).expect("a ring"), 1);
+    wait_until("its neighbour goes on", s(5), || {
+        (switch.ledger().port("g1").rx > rx).then_some(())
+    });
+    switch.stop(Signal::TERM);
+}
+
 /// Real Linux guests: the second one is the rogue.
 const ADDRESSES: [&str; 2] = ["10.9.0.11", "10.9.0.12"];
 const MACS: [&str; 2] = ["52:54:00:09:00:01", "52:54:00:09:00:02"];

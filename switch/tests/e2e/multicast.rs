@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use crate::harness::{Host, Lab, Switch, s, wait_until, xdp};
+use crate::harness::{Host, Lab, LinuxGuest, Switch, guest, s, wait_until, xdp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 const OTHER: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 4);
@@ -15,6 +15,81 @@ fn send(host: &Host<'_>, group: Ipv4Addr, text: &str) {
         let sent = socket.send_to(text.as_bytes(), (group, PORT));
         sent.expect("a route to the group");
     });
+}
+
+fn uml(lab: &Lab, index: usize) -> LinuxGuest {
+    let options = format!("--job orders --mem 128 --ip 10.9.0.1{index}/24");
+    LinuxGuest::uml(lab, &format!("g{index}"), &options)
+}
+
+/// Real guests' kernels answer the switch, which is the only querier. Behind the uplink may be other hosts' members, so it gets
+/// all multicast; a guest only what it has joined.
+#[test]
+fn without_a_router_the_switch_asks_uml_guests_itself() {
+    let lab = Lab::new(s(150));
+    let host = Host::new(&lab, "a", 1);
+    host.ip("route add 239.0.0.0/8 dev eth0");
+    host.must_run("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6");
+    let ports = [
+        "[multicast]\nsnooping = true\nquerier = true\nunknown = \"drop\"\n".to_owned(),
+        xdp("a", &host),
+        guest(&lab, "g0"),
+        guest(&lab, "g1"),
+    ];
+    let queries = host.listen("igmp or ip6");
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = [0, 1].map(|index| uml(&lab, index));
+    guests.iter_mut().for_each(LinuxGuest::wait_ready);
+    let [member, other] = &mut guests;
+    let shown = || {
+        let (status, text) = switch.ask(&["show", "multicast"]);
+        assert!(status.success(), "{text}");
+        text
+    };
+    for (kind, words) in [("IGMP", "igmp query v3"), ("MLD", "listener query v2")] {
+        wait_until(kind, s(20), || queries.log().contains(words).then_some(()));
+    }
+    other.run("ip route add 239.0.0.0/8 dev eth0");
+    member.run(
+        "socat -u UDP4-RECV:5000,ip-add-membership=239.1.2.3:eth0 CREATE:/tmp/got & echo $! > /tmp/pid",
+    );
+    let is_member = || {
+        let text = shown();
+        let mut lines = text.lines();
+        lines.any(|line| line.contains("239.1.2.3") && line.ends_with(" g0"))
+    };
+    wait_until("its report", s(20), || is_member().then_some(()));
+    wait_until("the switch is the querier", s(30), || {
+        (shown().matches("this switch").count() == 2).then_some(())
+    });
+    std::thread::sleep(s(2));
+
+    let sent = |port: &str| switch.ledger().port(port).tx;
+    let before = ["g0", "g1"].map(sent);
+    for number in 0..50 {
+        send(&host, GROUP, &format!("number {number}"));
+    }
+    wait_until("the last datagram", s(10), || {
+        let got = member.run("cat /tmp/got");
+        got.contains("number 49").then_some(())
+    });
+    let after = ["g0", "g1"].map(sent);
+    assert!(after[0] >= before[0] + 50);
+    assert!(after[1] < before[1] + 25, "{before:?} {after:?}");
+
+    // A group without members: to the uplink, and to no guest.
+    let seen = host.listen("udp port 5000");
+    let before = sent("g0");
+    other.run("for i in 1 2 3 4 5; do echo all | socat -u - UDP4-SENDTO:239.1.2.4:5000; done");
+    wait_until("it at the uplink", s(10), || {
+        (seen.log().matches("239.1.2.4").count() >= 5).then_some(())
+    });
+    assert!(sent("g0") < before + 5);
+
+    // The guest leaves. Asked for the group alone, it keeps silent.
+    member.run("kill $(cat /tmp/pid)");
+    wait_until("the group's end", s(10), || (!is_member()).then_some(()));
+    switch.ledger();
 }
 
 #[test]

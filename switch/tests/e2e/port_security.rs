@@ -51,9 +51,25 @@ fn kernels_reach_each_other_and_none_takes_anothers_address() {
         ],
     );
     switch.wait_up(&["a", "b", "c"]);
+    // A request for a bound address goes to its port alone; the third host sees none of those for the other two.
+    let requests = c.listen("arp or icmp6");
     a.must_ping(&b);
-    c.must_ping(&a);
     must_ping6(&a, "2001:db8::2");
+    assert!(!requests.log().contains("10.9.0.2"), "{}", requests.log());
+    assert!(
+        !requests.log().contains("who has 2001:db8::2"),
+        "{}",
+        requests.log()
+    );
+    let labels = [("port", "a")];
+    let suppressed = "crosspoint_queue_neighbors_suppressed_total";
+    assert!(switch.metrics().sum(suppressed, &labels) >= 2);
+    // An address without a port is asked for everywhere.
+    a.must_run("ping -c 1 -W 1 10.9.0.50 || true");
+    wait_until("the third host sees it", s(5), || {
+        requests.log().contains("10.9.0.50").then_some(())
+    });
+    c.must_ping(&a);
     must_ping6(&c, "2001:db8::1");
     for reason in ["ip_not_allowed", "neighbor_not_allowed"] {
         assert_eq!(

@@ -47,6 +47,9 @@ mistakes! {
     group_rule_with_wrong_addresses: group("{ direction = \"in\", from = \"anyone\" }, { direction = \"in\", from = [\"192.0.2.1/24\"] }, { direction = \"in\", from = [] }, { direction = \"in\", from = 5 }");
     group_rule_of_a_set_and_a_group: group("{ direction = \"in\", from = { set = \"a\", group = \"web\" } }, { direction = \"in\", from = {} }");
     group_rule_with_an_unknown_key: group("{ direction = \"in\", protcol = \"tcp\" }");
+    group_rule_with_wrong_flags: group("{ direction = \"in\", protocol = \"tcp\", tcp_flags = \"syn,ak\" }, { direction = \"in\", protocol = \"udp\", tcp_flags = \"syn\" }, { direction = \"in\", protocol = \"tcp\", tcp_flags = \"syn,!syn\" }");
+    group_rule_with_wrong_ethertypes: group("{ direction = \"in\", ethertype = 0x86dd }, { direction = \"in\", ethertype = 0x5ff }, { direction = \"in\", ethertype = 0x8100 }, { direction = \"in\", ethertype = 0x8863, protocol = \"tcp\" }");
+    group_rule_with_wrong_stations: group("{ direction = \"in\", mac = [] }, { direction = \"in\", mac = [\"01:00:5e:00:00:01\"] }, { direction = \"in\", vlans = [0, \"9-5\"] }");
     set_with_neither: "[[set]]\nname = \"admins\"\n";
     set_with_both: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1\"]\nfile = \"/nowhere/admins.txt\"\n";
     set_with_a_missing_file: "[[set]]\nname = \"admins\"\nfile = \"/nowhere/admins.txt\"\n";
@@ -54,6 +57,29 @@ mistakes! {
     set_twice: "[[set]]\nname = \"admins\"\naddresses = []\n[[set]]\nname = \"admins\"\naddresses = []\n";
     connections_out_of_range: "[connections]\nmax = 10\nudp = \"0s\"\non_change = \"drop\"\n";
     connections_of_a_port_out_of_range: format!("{GUEST}connections_max = 0\n{GROUP}");
+}
+
+#[test]
+fn a_rule_may_name_stations_vlans_flags_and_another_type() {
+    let text = group(
+        "{ direction = \"out\", protocol = \"tcp\", tcp_flags = \"syn,!ack\", mac = [\"52:54:00:00:00:09\"], vlans = [7, \"9-10\"] }, \
+         { direction = \"in\", ethertype = 0x8863 }",
+    );
+    let config = parse(&text);
+    let rules = config.groups[0].effective_rules();
+    let texts: Vec<String> = rules.iter().map(|rule| rule.text()).collect();
+    assert_eq!(
+        texts,
+        [
+            "out tcp flags syn,!ack to any mac 52:54:00:00:00:09 vlan 7,9-10",
+            "in ethertype 0x8863 from any",
+        ]
+    );
+    // What is written is read again as the same.
+    assert_eq!(
+        parse(&format!("{GUEST}{}", config.groups[0].to_toml())).groups,
+        config.groups
+    );
 }
 
 #[test]

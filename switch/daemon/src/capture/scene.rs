@@ -192,6 +192,9 @@ impl Scene<'_> {
                 name: self.name(port),
                 age_s: self.seconds(age),
             },
+            Destination::Owner(port) => Goal::Owner {
+                name: self.name(port),
+            },
             Destination::Group => Goal::Group,
             Destination::Unknown => Goal::Unknown,
             Destination::LinkLocal => Goal::LinkLocal,

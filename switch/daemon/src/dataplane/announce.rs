@@ -33,11 +33,7 @@ impl Dataplane {
         }
         // The worker that polls the port's own frames, so that they stay in order.
         let worker = port.streams.get(&0).map_or(0, |placed| placed.worker);
-        let injected = Injected {
-            port: number,
-            out: None,
-            bytes: rarp_request(mac),
-        };
+        let injected = Injected::new(number, None, &rarp_request(mac));
         let pushed = self.links.get(worker).map(|l| l.injected.push(injected));
         if !matches!(pushed, Some(Ok(()))) {
             tracing::warn!(port = %name, "{mac} is not announced: too many announcements wait");

@@ -208,6 +208,7 @@ impl Dataplane {
             };
         }
         view.snooping = state.snooping.view();
+        view.suppresses = state.suppresses;
         view.mirrors = mirrors;
         view.probes = probes.then(|| self.probes.clone());
         let view = Arc::new(view);

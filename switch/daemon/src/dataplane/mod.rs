@@ -20,6 +20,7 @@ mod groups;
 mod health;
 mod kept;
 mod loops;
+mod mac_limit;
 mod measured;
 mod mirrors;
 mod moves;
@@ -132,6 +133,8 @@ struct Port {
     before: kept::Before,
     /// Set while the port is blocked because of a loop.
     blocked: Option<probes::Blocked>,
+    /// How many of its addresses had been refused when that was last looked at.
+    addresses_refused: u64,
 }
 
 struct State {
@@ -152,6 +155,8 @@ struct State {
     statics: statics::Statics,
     bridges: bridges::Bridges,
     snooping: multicast::Snooping,
+    /// Whether requests for bound addresses go to their ports alone.
+    suppresses: bool,
     groups: groups::Groups,
     /// Counts of removed ports.
     removed: RemovedStatus,
@@ -240,6 +245,7 @@ impl Dataplane {
                 statics: statics::Statics::default(),
                 bridges: bridges::Bridges::new(fdb_damping),
                 snooping: multicast::Snooping::default(),
+                suppresses: false,
                 groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
@@ -335,8 +341,10 @@ impl Dataplane {
             calls: Calls::new(self.clock.hz()),
             before,
             blocked: None,
+            addresses_refused: 0,
         });
         if let Some(Some(port)) = state.ports.get_mut(number) {
+            port.set_mac_limit_action(port.options.mac_limit_action);
             port.view.sources = port.guard(self, number as u16);
         }
         let State { bridges, ports, .. } = &mut *state;
@@ -353,6 +361,7 @@ impl Dataplane {
         self.quarantine_lost_memories();
         self.take_faults(&mut self.lock(), None);
         self.take_stuck(&mut self.lock(), None);
+        self.quarantine_over_limit(&mut self.lock());
         self.review_calls();
         self.balance();
         self.note_objectives();

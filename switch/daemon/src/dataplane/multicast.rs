@@ -1,7 +1,10 @@
 //! The members of multicast groups, as snooping has heard them, and the ports with multicast routers behind them.
 
+mod querier;
+mod query;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +12,11 @@ use crosspoint_config::{Multicast as Settings, UnknownMulticast};
 use crosspoint_engine::bridge::multicast::{
     Family, Heard, Messages, Multicast, Place, Said, Snooping as View, is_wide,
 };
+use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_model::rows::{MulticastGroupRow, MulticastTable, QuerierRow};
 
 use super::{Dataplane, State};
+use querier::Querier;
 
 /// How long a membership lasts without a report: two queries and the time for answers (RFC 3376, 8.4).
 const MEMBERSHIP: Duration = Duration::from_secs(260);
@@ -51,6 +56,8 @@ pub(super) struct Snooping {
     published_at: Option<Instant>,
     /// What workers have.
     published: Option<Arc<Multicast>>,
+    /// The switch's own questions.
+    querier: Querier,
 }
 
 impl Snooping {
@@ -116,6 +123,7 @@ impl Snooping {
             .and_then(|all| all.get_mut(&port))
         {
             *until = (*until).min(now + LAST_MEMBER);
+            self.note_left(port, group, now);
         }
         false
     }
@@ -165,6 +173,9 @@ impl Snooping {
     /// Forgets what was heard on a port. The next look publishes it.
     pub(super) fn forget_port(&mut self, number: u16) {
         self.has_changed |= self.expire(Instant::now(), |port, _| port != number);
+        // It may be an uplink that is now in other bridges.
+        self.has_changed |= self.settings.querier;
+        self.querier.ask_again(number);
     }
 
     /// Forgets what was heard in a bridge.
@@ -173,18 +184,21 @@ impl Snooping {
     }
 
     /// The ports of each group now.
-    fn compile(&self) -> Multicast {
+    fn compile(&self, view: &Snapshot) -> Multicast {
         let mut multicast = Multicast::new(self.settings.unknown == UnknownMulticast::Drop);
         let routers = |place: Place, family| -> Vec<u16> {
-            let ports = self.routers.get(&(place, family));
+            let heard = self.routers.get(&(place, family)).into_iter();
+            let mut ports: Vec<u16> = heard.flat_map(BTreeMap::keys).copied().collect();
+            if self.asks_in(place, family) {
+                ports.extend(querier::uplinks(view, place.0));
+            }
             ports
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .copied()
-                .collect()
         };
         for (place, family) in self.queriers.keys() {
             multicast.add_querier(*place, *family, routers(*place, *family));
+        }
+        for (place, family) in self.own_places() {
+            multicast.add_querier(place, family, routers(place, family));
         }
         for ((place, group), ports) in &self.members {
             let mut all = routers(*place, Family::of(*group));
@@ -202,11 +216,11 @@ impl Dataplane {
         if state.snooping.settings == settings {
             return;
         }
-        let snooping = &mut state.snooping;
+        let State { snooping, view, .. } = &mut *state;
         if settings.snooping {
             snooping.settings = settings;
             snooping.messages.get_or_insert_default();
-            snooping.published = Some(Arc::new(snooping.compile()));
+            snooping.published = Some(Arc::new(snooping.compile(view)));
         } else {
             *snooping = Snooping {
                 settings,
@@ -221,9 +235,16 @@ impl Dataplane {
         let Some(messages) = state.snooping.messages.clone() else {
             return;
         };
+        let mut has_changed = self.ask(state, now);
         let State { snooping, view, .. } = &mut *state;
-        let mut has_changed = snooping.has_changed;
+        has_changed |= snooping.has_changed;
         for heard in messages.take() {
+            let own = || query::link_local(self.query_source(heard.port));
+            if let Said::Query(from) = heard.said
+                && !snooping.yields_to(from, own())
+            {
+                continue;
+            }
             has_changed |= snooping.note(heard, now);
         }
         let is_there = |port: u16, bridge| view.port(port).is_some_and(|port| port.is_in(bridge));
@@ -234,7 +255,7 @@ impl Dataplane {
         if has_changed && snooping.published_at.is_none_or(is_due) {
             snooping.has_changed = false;
             snooping.published_at = Some(now);
-            snooping.published = Some(Arc::new(snooping.compile()));
+            snooping.published = Some(Arc::new(snooping.compile(view)));
             drop(self.publish(state, Vec::new()));
         }
     }
@@ -261,13 +282,27 @@ impl Dataplane {
             address: address.to_string(),
             vlan: *vlan,
             bridge: bridge(*number),
+            own: false,
             port: port(on),
             left_s: until.saturating_duration_since(now).as_secs(),
         });
+        let own = snooping
+            .own_places()
+            .map(|((number, vlan), family)| QuerierRow {
+                address: match family {
+                    Family::V4 => Ipv4Addr::UNSPECIFIED.to_string(),
+                    Family::V6 => "fe80::".to_owned(),
+                },
+                vlan,
+                bridge: bridge(number),
+                own: true,
+                port: String::new(),
+                left_s: 0,
+            });
         MulticastTable {
             snooping: snooping.settings.snooping,
             groups: groups.collect(),
-            queriers: queriers.collect(),
+            queriers: queriers.chain(own).collect(),
             missed: snooping.messages.as_ref().map_or(0, |all| all.missed()),
             refused: snooping.refused,
         }
@@ -276,6 +311,9 @@ impl Dataplane {
 
 #[cfg(test)]
 mod tests {
+    use crosspoint_engine::bridge::fdb::Fdb;
+    use crosspoint_packet::FlowHasher;
+
     use super::*;
 
     const PLACE: Place = (0, 7);
@@ -292,6 +330,11 @@ mod tests {
         }
     }
 
+    fn nothing() -> Snapshot {
+        let fdb = Arc::new(Fdb::new(1, [1, 2]));
+        Snapshot::new(Box::new([]), fdb, FlowHasher::new(1), Box::new([]))
+    }
+
     fn heard(port: u16, said: Said) -> Heard {
         Heard {
             port,
@@ -305,7 +348,7 @@ mod tests {
     }
 
     fn members(snooping: &Snooping, group: IpAddr) -> Vec<u16> {
-        let view = snooping.compile();
+        let view = snooping.compile(&nothing());
         view.ports_of(PLACE, group)
             .map_or(Vec::new(), |ports| ports.to_vec())
     }

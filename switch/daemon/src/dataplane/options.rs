@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bridges::PortBridges;
-use crosspoint_config::{Addresses, LoopProtect};
+use crosspoint_config::{Addresses, LoopProtect, MacLimitAction};
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
@@ -53,6 +53,8 @@ pub struct PortOptions {
     pub vlan_text: String,
     /// Maximum number of addresses learned on it; 0 for no limit.
     pub mac_limit: u32,
+    /// What becomes of frames from addresses beyond it.
+    pub mac_limit_action: MacLimitAction,
     /// Maximum number of queues (pairs).
     pub queues: usize,
     /// Whether TCP segments that come in here are joined for guests that accept large frames.
@@ -92,6 +94,7 @@ impl Default for PortOptions {
             vlan: VlanPolicy::Unaware,
             vlan_text: String::new(),
             mac_limit: 0,
+            mac_limit_action: MacLimitAction::Flood,
             queues: 1,
             joins: false,
             worker: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crosspoint_config::{Addresses, LoopProtect};
+use crosspoint_config::{Addresses, LoopProtect, MacLimitAction};
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::control::ControlAddresses;
@@ -21,6 +21,8 @@ pub struct PortSettings {
     /// Maximum number of addresses learned on it; 0 for no limit. Addresses beyond a lower limit stay until they age
     /// out.
     pub mac_limit: Option<u32>,
+    /// What becomes of frames from addresses beyond it.
+    pub mac_limit_action: Option<MacLimitAction>,
     /// Its share of a busy worker's time; at least 1.
     pub weight: Option<u32>,
     /// Limits on the copies into which its frames may be flooded. A change resets what has been used of the old limits.
@@ -89,6 +91,9 @@ impl Dataplane {
         if let Some(limit) = settings.mac_limit {
             port.options.mac_limit = limit;
             port.view.quota.set_limit(limit);
+        }
+        if let Some(action) = settings.mac_limit_action {
+            port.set_mac_limit_action(action);
         }
         if let Some(required) = settings.required {
             port.options.required = required;

@@ -388,11 +388,8 @@ impl Dataplane {
             if self.watch.stalls(worker).0 {
                 continue;
             }
-            let injected = Injected {
-                port: number,
-                out: Some(vlan),
-                bytes: self.probes.frame(number, vlan, &port.options.name),
-            };
+            let frame = self.probes.frame(number, vlan, &port.options.name);
+            let injected = Injected::new(number, Some(vlan), &frame);
             // If the queue is full, the next probe is sent a second later.
             if let Some(link) = self.links.get(worker)
                 && link.injected.push(injected).is_ok()
@@ -404,7 +401,7 @@ impl Dataplane {
     }
 
     /// Makes these workers look at injected frames, which they do when they get an update.
-    fn nudge(&self, state: &State, workers: BTreeSet<usize>) {
+    pub(super) fn nudge(&self, state: &State, workers: BTreeSet<usize>) {
         for worker in &workers {
             let Some(link) = self.links.get(*worker) else {
                 continue;

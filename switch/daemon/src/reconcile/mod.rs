@@ -181,6 +181,8 @@ impl Running {
         // First, so that no port learns another port's address.
         changing.take_bridges(wanted, &self.dataplane);
         self.dataplane.set_multicast(wanted.multicast);
+        self.dataplane
+            .set_neighbor_suppression(wanted.switch.suppress_neighbors);
         changing.take_mirrors(wanted, &self.dataplane);
         // A port whose groups cannot be compiled lets nothing pass; that is logged.
         changing.take_groups(wanted, &self.dataplane);

@@ -120,6 +120,8 @@ impl PortHandle {
             bridges: (PortBridges::of(before) != PortBridges::of(after))
                 .then(|| PortBridges::of(after)),
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
+            mac_limit_action: (before.mac_limit_action != after.mac_limit_action)
+                .then_some(after.mac_limit_action),
             weight: (before.weight != after.weight).then_some(after.weight),
             storm: (before.storm != after.storm).then_some(after.storm),
             dhcp_server: (before.dhcp_server != after.dhcp_server).then_some(after.dhcp_server),
@@ -176,6 +178,7 @@ fn options(port: &Port) -> PortOptions {
         vlan,
         vlan_text,
         mac_limit: port.mac_limit,
+        mac_limit_action: port.mac_limit_action,
         queues,
         bridges: PortBridges::of(port),
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),

@@ -140,6 +140,11 @@ pub(super) fn apply(
             config.switch.fdb_moves_window = wanted.switch.fdb_moves_window;
             running.dataplane.set_damping(wanted.switch.damping());
         }
+        "switch.suppress_neighbors" => {
+            config.switch.suppress_neighbors = wanted.switch.suppress_neighbors;
+            let suppresses = wanted.switch.suppress_neighbors;
+            running.dataplane.set_neighbor_suppression(suppresses);
+        }
         "workers.balance" | "workers.balance_interval" => {
             config.workers.balance = wanted.workers.balance;
             config.workers.balance_interval = wanted.workers.balance_interval;

@@ -130,6 +130,7 @@ fn what_changes_in_place_costs_no_frame() {
                 a_number,
                 PortSettings {
                     mac_limit: Some(turn),
+                    mac_limit_action: None,
                     worker: Some(worker),
                     forward_control: None,
                     loop_protect: None,

@@ -116,6 +116,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         multicasts: 2,
         unknown_unicasts: 1,
         uplink_waits: 81,
+        neighbors_suppressed: 82,
         cycles: 345_678_901_234,
         drops: counts(&[
             ("bad_source", 1),

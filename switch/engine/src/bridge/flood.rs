@@ -6,6 +6,7 @@ use crosspoint_packet::DropReason;
 use crate::MAX_PORTS;
 use crate::bridge::multicast;
 use crate::bridge::storm::FloodKind;
+use crate::bridge::suppress;
 use crate::egress::deliver::Destinations;
 use crate::egress::deliver::TxResult;
 use crate::egress::deliver::send_groups;
@@ -110,6 +111,11 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let Some(port) = view.port(ingress) else {
         return;
     };
+    if view.suppresses && view.has_bound_ips(Some(port)) {
+        let asked = suppress::narrow(burst, ingress, view);
+        let counters = port.counters.at(tx.worker, 0);
+        counters.neighbors_suppressed.add(asked);
+    }
     let is_ahead = shares.is_contended() && shares.is_ahead(Account::From(ingress));
     if port.storm.is_none() && !is_ahead {
         return;

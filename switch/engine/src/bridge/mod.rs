@@ -17,4 +17,6 @@ pub mod several;
 #[cfg(not(loom))]
 pub mod storm;
 #[cfg(not(loom))]
+pub(crate) mod suppress;
+#[cfg(not(loom))]
 pub mod vlan;

@@ -96,9 +96,9 @@ impl Probes {
         self.second.store(second, Ordering::Relaxed);
     }
 
-    /// Returns the source address of a port's probes: locally administered, and different for each process and each port,
+    /// Returns the source address of what the switch itself sends out of a port, probes and queries: locally administered, and different for each process and each port,
     /// since switches on the path would otherwise see one address move.
-    fn source(&self, port: u16) -> Mac {
+    pub fn source(&self, port: u16) -> Mac {
         // No probe has this hash, so it reveals nothing about theirs.
         let [a, b, c, ..] = self.secret.hash_one(()).to_be_bytes();
         let [high, low] = port.to_be_bytes();

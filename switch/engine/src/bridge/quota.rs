@@ -1,9 +1,9 @@
 //! Limit on the addresses of one port in the forwarding database.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 macro_rules! port_events {
     (events { $($(#[doc = $doc:literal])+ $event:ident;)+ }) => {
@@ -21,6 +21,7 @@ crate::port_counters!(port_events);
 pub struct Quota {
     used: AtomicU32,
     limit: AtomicU32,
+    drops: AtomicBool,
     /// What happened on the port.
     pub events: PortEvents,
 }
@@ -31,6 +32,7 @@ impl Quota {
         Quota {
             used: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
+            drops: AtomicBool::new(false),
             events: PortEvents::default(),
         }
     }
@@ -57,6 +59,16 @@ impl Quota {
     /// Changes the limit. Addresses beyond it stay until they age out.
     pub fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Sets whether frames from addresses beyond the limit are dropped. Otherwise they pass, and frames for them are flooded.
+    pub fn set_drops(&self, drops: bool) {
+        self.drops.store(drops, Ordering::Relaxed);
+    }
+
+    /// Returns whether frames from addresses beyond the limit are dropped.
+    pub fn drops(&self) -> bool {
+        self.drops.load(Ordering::Relaxed)
     }
 
     pub(crate) fn take(&self) -> bool {

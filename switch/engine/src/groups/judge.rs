@@ -5,7 +5,8 @@ use crosspoint_packet::DropReason;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::{Connections, Found, Place};
 use crate::groups::key::Key;
-use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, TCP};
+use crate::groups::links::LinkFrame;
+use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, SYN, TCP};
 use crate::groups::packet::{Flow, Fragments, Packet};
 use crate::groups::rules::{Direction, Question};
 use crate::groups::state::{Entry, Phase};
@@ -90,6 +91,7 @@ impl Judge<'_> {
     pub(super) fn decide(&self, packet: &Packet) -> Result<(), DropReason> {
         let first_of = match packet {
             Packet::Exempt => return Ok(()),
+            Packet::Link(frame) => return self.decide_link(frame),
             Packet::Other => return Err(self.denied()),
             Packet::Later(fragments) => return self.decide_later(fragments),
             // The part of a client that the guest is.
@@ -114,6 +116,17 @@ impl Judge<'_> {
         if let Some(fragments) = first_of {
             self.note_fragments(fragments);
         }
+        Ok(())
+    }
+
+    /// A frame that is not IP: it belongs to no connection.
+    #[cold]
+    #[inline(never)]
+    fn decide_link(&self, frame: &LinkFrame) -> Result<(), DropReason> {
+        let rules = &self.policy.rules;
+        let rule = rules.allows_link(self.direction, frame);
+        let rule = rule.ok_or_else(|| self.denied())?;
+        rules.count(rule, self.worker);
         Ok(())
     }
 
@@ -160,7 +173,7 @@ impl Judge<'_> {
         let (entry, policy) = (found.entry, self.policy);
         if (entry.generation != policy.generation && !policy.keeps) || entry.phase == Phase::Revoked
         {
-            self.compare_again(found, address);
+            self.compare_again(found, flow, address);
             let now = self.connections.find(&address.key, &address.place);
             let Some(now) = now else {
                 return self.begin(flow, address).map(|_| ());
@@ -177,11 +190,16 @@ impl Judge<'_> {
     #[inline(always)]
     fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
         let entry = found.entry;
-        if entry.phase.is_begun_again(flow.flags) {
-            return self.begin_again(found, flow, address);
+        let is_original = address.is_from_low == entry.is_low_originator;
+        if flow.flags & SYN != 0 {
+            if entry.phase.is_begun_again(flow.flags) {
+                return self.begin_again(found, flow, address);
+            }
+            if entry.phase.is_foreign(is_original, flow.flags) {
+                return self.ask(flow).map(|_| ());
+            }
         }
         let now = self.connections.now();
-        let is_original = address.is_from_low == entry.is_low_originator;
         let changed = self.connections.change(found, |entry| Entry {
             phase: entry.phase.after(is_original, flow.flags),
             tick: now,
@@ -198,8 +216,8 @@ impl Judge<'_> {
     /// Compares a connection with changed rules.
     #[cold]
     #[inline(never)]
-    fn compare_again(&self, found: &Found, address: &Address) {
-        let is_allowed = self.is_still_allowed(&found.entry, address);
+    fn compare_again(&self, found: &Found, flow: &Flow, address: &Address) {
+        let is_allowed = self.is_still_allowed(&found.entry, flow, address);
         let generation = self.policy.generation;
         let phase_of = |entry: &Entry| match (is_allowed, entry.phase, address.key.protocol()) {
             (false, ..) => Phase::Revoked,
@@ -217,8 +235,9 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the rules of now allow a connection's first packet.
-    fn is_still_allowed(&self, entry: &Entry, address: &Address) -> bool {
+    /// Whether the rules of now allow the first packet of the connection that `flow` is a packet of. That packet's MAC address
+    /// is not known any more: the other side's is taken as it is in `flow`.
+    fn is_still_allowed(&self, entry: &Entry, flow: &Flow, address: &Address) -> bool {
         let low = address.key.ends();
         let ends = match entry.is_low_originator {
             true => low,
@@ -239,6 +258,9 @@ impl Judge<'_> {
             remote,
             protocol,
             service,
+            mac: flow.mac,
+            vlan: flow.vlan,
+            flags: SYN,
         };
         self.policy.rules.allows(&question).is_some()
     }
@@ -261,6 +283,12 @@ impl Judge<'_> {
     pub(super) fn explain(&self, packet: &Packet) -> Judgement {
         let flow = match packet {
             Packet::Exempt => return Judgement::Exempt,
+            Packet::Link(frame) => {
+                return match self.policy.rules.allows_link(self.direction, frame) {
+                    Some(rule) => Judgement::Rule(rule),
+                    None => Judgement::Denied(self.denied()),
+                };
+            }
             Packet::Other => return Judgement::Denied(self.denied()),
             Packet::Later(fragments) => {
                 return match self.decide_later(fragments) {
@@ -282,7 +310,7 @@ impl Judge<'_> {
             }
         };
         let phase = self.phase_of(flow).filter(|_| flow.is_tracked);
-        match phase.filter(|phase| !phase.is_begun_again(flow.flags)) {
+        match phase {
             Some(Phase::Revoked) => return Judgement::Denied(self.denied()),
             Some(phase) => return Judgement::Connection(phase),
             None => {}
@@ -293,15 +321,19 @@ impl Judge<'_> {
         }
     }
 
-    /// The phase of a packet's connection, as its next packet would find it.
+    /// The phase of a packet's connection, as this packet would find it; `None` if the packet begins another one.
     fn phase_of(&self, flow: &Flow) -> Option<Phase> {
         let address = self.address(flow);
         let entry = self.connections.find(&address.key, &address.place)?.entry;
         let is_stale = entry.generation != self.policy.generation && !self.policy.keeps;
-        match is_stale && !self.is_still_allowed(&entry, &address) {
-            true => Some(Phase::Revoked),
-            false => Some(entry.phase),
-        }
+        let phase = match is_stale && !self.is_still_allowed(&entry, flow, &address) {
+            true => Phase::Revoked,
+            false => entry.phase,
+        };
+        let is_original = address.is_from_low == entry.is_low_originator;
+        let is_other =
+            phase.is_begun_again(flow.flags) || phase.is_foreign(is_original, flow.flags);
+        (!is_other).then_some(phase)
     }
 
     fn question(&self, flow: &Flow) -> Question {
@@ -314,6 +346,9 @@ impl Judge<'_> {
             remote,
             protocol: flow.protocol,
             service: flow.service,
+            mac: flow.mac,
+            vlan: flow.vlan,
+            flags: flow.flags,
         }
     }
 
@@ -415,7 +450,7 @@ impl Judge<'_> {
             found.is_some_and(|found| {
                 let is_stale = found.entry.generation != self.policy.generation;
                 let is_allowed =
-                    || self.policy.keeps || self.is_still_allowed(&found.entry, &address);
+                    || self.policy.keeps || self.is_still_allowed(&found.entry, about, &address);
                 found.entry.phase != Phase::Revoked && (!is_stale || is_allowed())
             })
         };

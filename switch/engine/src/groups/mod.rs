@@ -15,6 +15,7 @@ mod exempt;
 mod export;
 mod generations;
 mod key;
+mod links;
 mod numbers;
 mod ranges;
 pub mod rules;
@@ -36,6 +37,7 @@ pub use export::Exported;
 pub use generations::GENERATIONS_MAX;
 #[cfg(not(loom))]
 pub use judge::Judgement;
+pub use links::{LinkParts, TcpFlags};
 pub use rules::{Direction, Rule, RuleTable, TooComplex};
 pub use state::Phase as ConnectionState;
 pub use timeouts::Timeouts;

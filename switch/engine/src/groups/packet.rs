@@ -1,19 +1,22 @@
 //! What security groups decide on: a packet's addresses, protocol and ports.
 //!
 //! What is decided on is what is delivered. Bytes beyond the frame's head are held first ([`Burst::hold_beginning`]), with
-//! one exception: the flags of a TCP header there are read once more than they are delivered. They do not decide which
-//! packets pass, only how long a connection is remembered.
+//! one exception: where no rule names flags of TCP, these are read once more than they are delivered. Then they do not decide
+//! which packets pass, only how long a connection is remembered.
 
 use std::net::Ipv4Addr;
 
 use crosspoint_frame::{Burst, Frame, HEAD_LEN};
+use crosspoint_packet::Mac;
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
 use crate::groups::exempt;
 use crate::groups::key::{Ends, Key};
+use crate::groups::links::LinkFrame;
 use crate::groups::numbers::{
     ECHO, ECHO_V6, EXTENSION_PROTOCOLS, ICMP, ICMPV6, SCTP, TCP, UDP, is_error,
 };
+use crate::groups::rules::Direction;
 use crate::stages::checked_offload;
 use crate::stages::port_security::is_hidden;
 
@@ -26,7 +29,9 @@ const FIRST_FRAGMENT_MIN: usize = 8;
 pub(super) enum Packet {
     /// It passes whatever the rules are: without it no station could use the network.
     Exempt,
-    /// Neither IP nor anything that passes; or a packet whose headers contradict their protocol, or hide what they are.
+    /// Not IP, and nothing that passes whatever the rules are.
+    Link(LinkFrame),
+    /// Neither IP nor a frame of a known type; or a packet whose headers contradict their protocol, or hide what they are.
     Other,
     /// An IP packet.
     Flow(Flow, Option<Fragments>),
@@ -53,6 +58,8 @@ pub(super) struct Flow {
     /// What rules compare: destination port, or type and code of ICMP.
     pub(super) service: u16,
     pub(super) vlan: u16,
+    /// MAC address of the other side.
+    pub(super) mac: Mac,
     pub(super) protocol: u8,
     /// Flags of TCP; 0 for others.
     pub(super) flags: u8,
@@ -73,6 +80,7 @@ impl Flow {
         },
         service: 0,
         vlan: 0,
+        mac: Mac::new([0; 6]),
         protocol: 0,
         flags: 0,
         is_tracked: false,
@@ -121,7 +129,7 @@ fn mapped(address: [u8; 4]) -> u128 {
 /// Returns `false` if the frame is not plain: untagged IPv4 without options, TCP or UDP, no fragment, from one station to one.
 /// All that is read is in the head. DHCP is not plain.
 #[inline(always)]
-pub(super) fn read_plain(frame: &Frame, flow: &mut Flow) -> bool {
+pub(super) fn read_plain(frame: &Frame, direction: Direction, flow: &mut Flow) -> bool {
     let head = &frame.head;
     let is_plain = [head[12], head[13], head[14]] == [0x08, 0x00, 0x45]
         && (head[20] & 0x3f) | head[21] == 0
@@ -142,6 +150,7 @@ pub(super) fn read_plain(frame: &Frame, flow: &mut Flow) -> bool {
     flow.ends.destination_port = destination_port;
     flow.service = destination_port;
     flow.vlan = frame.vlan;
+    flow.mac = remote_mac(frame, direction);
     flow.protocol = head[23];
     let has_flags = head[23] == TCP && frame.len >= 48;
     flow.flags = if has_flags { head[47] } else { 0 };
@@ -149,9 +158,25 @@ pub(super) fn read_plain(frame: &Frame, flow: &mut Flow) -> bool {
     true
 }
 
+/// The MAC address of the side that is not the guest.
+#[inline(always)]
+fn remote_mac(frame: &Frame, direction: Direction) -> Mac {
+    match direction {
+        Direction::In => frame.src,
+        Direction::Out => frame.dst,
+    }
+}
+
+/// How a frame is read: its direction as seen from the guest, and whether flags of TCP decide if it passes.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) direction: Direction,
+    pub(super) has_flags: bool,
+}
+
 /// Reads any frame.
 #[inline(never)]
-pub(super) fn read(burst: &mut Burst, index: usize) -> Packet {
+pub(super) fn read(burst: &mut Burst, index: usize, wanted: Wanted) -> Packet {
     let Some(frame) = burst.frames().get(index) else {
         return Packet::Other;
     };
@@ -159,8 +184,8 @@ pub(super) fn read(burst: &mut Burst, index: usize) -> Packet {
     if exempt::is_link_frame(frame, &headers) {
         return Packet::Exempt;
     }
-    if is_beyond_head(frame, &headers) {
-        return read_held(burst, index).unwrap_or(Packet::Other);
+    if is_beyond_head(frame, &headers, wanted) {
+        return read_held(burst, index, wanted).unwrap_or(Packet::Other);
     }
     // Only the flags of TCP may lie beyond the head.
     let mut flags = None;
@@ -170,11 +195,12 @@ pub(super) fn read(burst: &mut Burst, index: usize) -> Packet {
         let bytes = bytes.get(..read).unwrap_or(&[]);
         flags = bytes.get(headers.offset + 13).copied();
     }
-    Reading::new(frame, frame.headers(), headers, flags).packet()
+    let reading = Reading::new(frame, frame.headers(), headers, wanted);
+    Reading { flags, ..reading }.packet()
 }
 
 /// Reads a frame whose beginning is held.
-fn read_held(burst: &mut Burst, index: usize) -> Option<Packet> {
+fn read_held(burst: &mut Burst, index: usize, wanted: Wanted) -> Option<Packet> {
     let (bytes, len) = burst.hold_beginning(index)?;
     let bytes = bytes.get(..len)?;
     let frame = burst.frames_mut().get_mut(index)?;
@@ -182,11 +208,11 @@ fn read_held(burst: &mut Burst, index: usize) -> Option<Packet> {
         // What was checked may have been read from the guest's memory before the bytes that are held.
         frame.offload = checked_offload(frame, bytes)?;
     }
-    Some(Reading::new(frame, bytes, Headers::parse(bytes), None).packet())
+    Some(Reading::new(frame, bytes, Headers::parse(bytes), wanted).packet())
 }
 
 /// Whether what is decided on lies beyond the frame's head: ports behind long headers, and what ICMP errors quote.
-fn is_beyond_head(frame: &Frame, headers: &Headers) -> bool {
+fn is_beyond_head(frame: &Frame, headers: &Headers, wanted: Wanted) -> bool {
     if frame.len as usize <= HEAD_LEN {
         return false;
     }
@@ -201,6 +227,7 @@ fn is_beyond_head(frame: &Frame, headers: &Headers) -> bool {
                 // Up to the target of neighbour discovery.
                 ICMPV6 => 24,
                 ICMP => 8,
+                TCP if wanted.has_flags => 14,
                 _ => 4,
             };
             headers.offset + needed > HEAD_LEN
@@ -216,6 +243,7 @@ struct Reading<'b> {
     /// Flags of TCP, if they lie behind `bytes`.
     flags: Option<u8>,
     vlan: u16,
+    mac: Mac,
     /// Whether it goes to a group of stations, by its Ethernet address.
     is_to_group: bool,
     /// Length of a frame that is cut into segments; its IP header need not have it.
@@ -223,12 +251,13 @@ struct Reading<'b> {
 }
 
 impl<'b> Reading<'b> {
-    fn new(frame: &Frame, bytes: &'b [u8], headers: Headers, flags: Option<u8>) -> Reading<'b> {
+    fn new(frame: &Frame, bytes: &'b [u8], headers: Headers, wanted: Wanted) -> Reading<'b> {
         Reading {
             bytes,
             headers,
-            flags,
+            flags: None,
             vlan: frame.vlan,
+            mac: remote_mac(frame, wanted.direction),
             is_to_group: frame.dst.is_group(),
             large_len: (frame.offload.gso_type != 0).then_some(frame.len as usize),
         }
@@ -236,6 +265,14 @@ impl<'b> Reading<'b> {
 
     /// Reads the packet.
     fn packet(&self) -> Packet {
+        let headers = &self.headers;
+        if headers.stop == Stop::Unknown && !is_hidden(self.bytes, headers) {
+            return Packet::Link(LinkFrame {
+                ethertype: headers.ethertype,
+                vlan: self.vlan,
+                mac: self.mac,
+            });
+        }
         self.ip_packet().unwrap_or(Packet::Other)
     }
 
@@ -350,6 +387,7 @@ impl<'b> Reading<'b> {
             ends,
             service: 0,
             vlan: self.vlan,
+            mac: self.mac,
             protocol,
             flags: 0,
             is_tracked,
@@ -416,6 +454,7 @@ impl<'b> Reading<'b> {
             headers: Headers::parse(inner.get(..14 + len)?),
             flags: Some(0),
             vlan: self.vlan,
+            mac: self.mac,
             is_to_group: false,
             // The quoted header's length is that of the whole packet.
             large_len: Some(usize::MAX),

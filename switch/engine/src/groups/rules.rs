@@ -10,8 +10,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crosspoint_packet::IpNet;
+use crosspoint_packet::{IpNet, Mac};
 
+use super::links::{LinkFrame, LinkParts, LinkRules, Narrowed};
 use super::numbers::{ICMP, ICMPV6};
 use super::ranges::{Bits, Pieces};
 
@@ -46,6 +47,8 @@ pub struct Rule {
     pub icmp: Option<(u8, Option<u8>)>,
     /// Addresses of the other side; `None` for any, an empty list for none.
     pub remote: Option<Arc<[IpNet]>>,
+    /// What it says of the frame around its packets.
+    pub link: LinkParts,
     /// Whether the answers to what it allows pass too.
     pub stateful: bool,
 }
@@ -75,6 +78,11 @@ pub(super) struct Question {
     pub(super) protocol: u8,
     /// Destination port; type and code of ICMP; 0 for protocols without.
     pub(super) service: u16,
+    /// MAC address of the other side.
+    pub(super) mac: Mac,
+    pub(super) vlan: u16,
+    /// Flags of TCP.
+    pub(super) flags: u8,
 }
 
 /// The compiled rules of one list of groups.
@@ -85,6 +93,8 @@ pub struct RuleTable {
     names: Box<[String]>,
     /// Whether any rule is stateful.
     tracks: bool,
+    /// Whether any rule names flags of TCP.
+    has_flags: bool,
     /// By worker, then by rule: each worker writes its own.
     hits: Box<[Box<[AtomicU64]>]>,
 }
@@ -99,6 +109,10 @@ struct Side {
     named: Box<[Pieces<u16>]>,
     /// Rules for any protocol.
     any: Bits,
+    /// What else some rules compare; `None` if none does.
+    narrowed: Option<Box<Narrowed>>,
+    /// The rules for what is not IP; `None` if there are none.
+    link: Option<Box<LinkRules>>,
 }
 
 /// No rule names the protocol.
@@ -123,6 +137,7 @@ impl RuleTable {
             stateful: rules.iter().map(|rule| rule.stateful).collect(),
             names: rules.iter().map(|rule| rule.name.clone()).collect(),
             tracks: rules.iter().any(|rule| rule.stateful),
+            has_flags: rules.iter().any(|rule| rule.link.tcp_flags.is_some()),
             hits: (0..workers.max(1)).map(|_| counters()).collect(),
         })
     }
@@ -144,6 +159,20 @@ impl RuleTable {
             Direction::In => self.inwards.first(question),
             Direction::Out => self.outwards.first(question),
         }
+    }
+
+    /// Returns the first rule that allows a frame which is not IP, by its index.
+    pub(super) fn allows_link(&self, direction: Direction, frame: &LinkFrame) -> Option<usize> {
+        let side = match direction {
+            Direction::In => &self.inwards,
+            Direction::Out => &self.outwards,
+        };
+        side.link.as_ref()?.first(frame)
+    }
+
+    /// Returns whether flags of TCP decide which packets pass.
+    pub(super) fn has_flags(&self) -> bool {
+        self.has_flags
     }
 
     /// Returns a rule's name.
@@ -174,12 +203,13 @@ impl RuleTable {
 impl Side {
     fn new(rules: &[Rule], direction: Direction) -> Result<Side, TooComplex> {
         let words = rules.len().div_ceil(64);
-        let numbered = || {
+        let all = || {
             rules
                 .iter()
                 .enumerate()
                 .filter(|(_, rule)| rule.direction == direction)
         };
+        let numbered = || all().filter(|(_, rule)| rule.link.ethertype.is_none());
         let remotes = Remotes::new(numbered());
         let fill = |is_v4: bool| {
             let version = if is_v4 { 4 } else { 6 };
@@ -225,6 +255,8 @@ impl Side {
             protocols,
             named: named.into(),
             any,
+            narrowed: Narrowed::new(rules.len(), numbered()).map(Box::new),
+            link: LinkRules::new(rules.len(), all()).map(Box::new),
         })
     }
 
@@ -239,6 +271,9 @@ impl Side {
             Some(pieces) => pieces.of(question.service),
             None => &self.any,
         };
+        if let Some(narrowed) = &self.narrowed {
+            return narrowed.first(remote, service, question);
+        }
         for (word, (a, b)) in remote.iter().zip(service).enumerate() {
             if a & b != 0 {
                 return Some(word * 64 + (a & b).trailing_zeros() as usize);
@@ -330,7 +365,7 @@ fn is_set(set: &[u64], index: usize) -> bool {
         .is_some_and(|word| word >> (index % 64) & 1 != 0)
 }
 
-fn bits(words: usize, indices: impl Iterator<Item = usize>) -> Bits {
+pub(super) fn bits(words: usize, indices: impl Iterator<Item = usize>) -> Bits {
     let mut set: Bits = vec![0; words].into();
     for index in indices {
         if let Some(word) = set.get_mut(index / 64) {

@@ -7,7 +7,7 @@ use crate::egress::deliver::unicast;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::Connections;
 use crate::groups::judge::{Address, Judge, Judgement, Passed};
-use crate::groups::packet::{Flow, Packet, read, read_plain};
+use crate::groups::packet::{Flow, Packet, Wanted, read, read_plain};
 use crate::groups::rules::Direction;
 use crate::snapshot::{PortSnapshot, Snapshot};
 
@@ -55,9 +55,16 @@ impl Packets {
         let (place, bit) = (index % BURST, 1u64 << (index % BURST));
         let flow = &mut self.flows[place];
         let frame = burst.frames().get(index);
-        if !frame.is_some_and(|frame| read_plain(frame, flow)) {
+        // Without a judge it is flooded: each copy is decided on for another guest, by whatever rules.
+        let direction = judge.map_or(Direction::In, |judge| judge.direction);
+        if !frame.is_some_and(|frame| read_plain(frame, direction, flow)) {
             self.plain &= !bit;
-            self.others[place] = read(burst, index);
+            let has_flags = judge.is_none_or(|judge| judge.policy.rules().has_flags());
+            let wanted = Wanted {
+                direction,
+                has_flags,
+            };
+            self.others[place] = read(burst, index, wanted);
             return;
         }
         self.plain |= bit;
@@ -237,7 +244,11 @@ pub(crate) fn explain(
 ) -> Option<Judgement> {
     let policy = view.port(port)?.groups.as_deref()?;
     let judge = judge(policy, view.connections.as_deref()?, direction, 0);
-    Some(judge.explain(&read(burst, 0)))
+    let wanted = Wanted {
+        direction,
+        has_flags: policy.rules().has_flags(),
+    };
+    Some(judge.explain(&read(burst, 0, wanted)))
 }
 
 /// Returns why a port's groups do not allow a copy of flooded frame `index`, if they do not.

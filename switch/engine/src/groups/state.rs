@@ -132,7 +132,8 @@ impl Phase {
             };
         }
         match self {
-            // Also a SYN, when both sides open at once.
+            // Both sides open at once: each answers the other's SYN with a SYN and ACK.
+            Phase::SynSent if !is_original && has(SYN) && !has(ACK) => Phase::SynSent,
             Phase::SynSent if !is_original && has(SYN) => Phase::SynReceived,
             // A side that answers without a SYN has the connection from before.
             Phase::SynSent if !is_original && has(ACK) => Phase::Established,
@@ -145,6 +146,12 @@ impl Phase {
     /// Whether only its originator has sent.
     pub(super) fn is_unanswered(self) -> bool {
         self.is_half_open() || matches!(self, Phase::Adopted | Phase::OneWay)
+    }
+
+    /// Whether a segment with these flags is no part of the connection: a SYN of the other side, once that has answered, would begin a connection of that side (the kernel calls it invalid).
+    pub(super) fn is_foreign(self, is_original: bool, flags: u8) -> bool {
+        let is_syn = flags & (SYN | ACK | RST | FIN) == SYN;
+        is_syn && !is_original && self != Phase::SynSent && !self.is_begun_again(flags)
     }
 
     /// Whether a segment with these flags begins another connection between the same ports (RFC 9293, 3.6.1).

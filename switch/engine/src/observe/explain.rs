@@ -11,6 +11,7 @@ use crosspoint_packet::{DropReason, Mac};
 use crate::bridge::fdb::Learned;
 use crate::bridge::multicast;
 use crate::bridge::several::DEFAULT_BRIDGE;
+use crate::bridge::suppress;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::deliver::unicast;
@@ -79,6 +80,8 @@ pub struct Link {
 pub enum Destination {
     /// The port where its destination was last seen, and how many ticks ago.
     Port(u16, u8),
+    /// The port that the requested IP address is bound to.
+    Owner(u16),
     /// All ports of the VLAN: a broadcast or multicast.
     Group,
     /// All ports of the VLAN: the address was not seen in this VLAN.
@@ -170,6 +173,13 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
         if is_pending {
             look_up(frame, specimen, view, tick, &mut explained);
         }
+    }
+    let is_suppressed =
+        is_new && view.suppresses && suppress::narrow(burst, specimen.ingress, view) > 0;
+    if let (true, Some(frame)) = (is_suppressed, burst.frames().first())
+        && let Decision::Port(owner) = frame.verdict.decision()
+    {
+        explained.destination = Some(Destination::Owner(owner));
     }
     let reports = match view.snooping {
         Some(_) => multicast::listen(burst, specimen.ingress, view, |_| ()),
@@ -277,10 +287,15 @@ fn look_up(
         Some(Fate::Flood) => Verdict::FLOOD,
         Some(Fate::Dropped(reason)) => Verdict::drop(reason),
         _ if learned == Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
+        _ if learned == Learned::Refused && view.drops_beyond_limit(ingress) => {
+            Verdict::drop(DropReason::MacLimit)
+        }
         _ if frame.src == frame.dst && is_learned => Verdict::drop(DropReason::Hairpin),
         _ => destination((view, fdb), dst, frame, ingress),
     };
     explained.destination = match frame.verdict.decision() {
+        // A request whose flood was suppressed.
+        Decision::Port(port) if frame.dst.is_group() => Some(Destination::Owner(port)),
         Decision::Port(port) => Some(Destination::Port(port, age(dst).unwrap_or(0))),
         Decision::Drop(DropReason::LinkLocal) => Some(Destination::LinkLocal),
         Decision::Drop(DropReason::Hairpin) => {

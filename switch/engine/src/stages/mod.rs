@@ -449,6 +449,7 @@ fn decide(
     let is_free = || view.is_free_for(frame.src, (frame.bridge, frame.vlan), ingress);
     match learn((view, fdb), src, frame, (ingress, is_aware), tick, is_free) {
         Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
+        Learned::Refused if view.drops_beyond_limit(ingress) => Verdict::drop(DropReason::MacLimit),
         _ => destination((view, fdb), dst, frame, ingress),
     }
 }

@@ -92,6 +92,9 @@ impl WorkerLink {
     }
 }
 
+/// Longest frame that the control thread can make, bytes: a query of MLD version 2 has 90.
+pub const INJECTED_LEN: usize = 96;
+
 /// A short frame that the control thread makes. It counts as received on queue 0 of its port.
 #[derive(Clone, Copy, Debug)]
 pub struct Injected {
@@ -99,8 +102,28 @@ pub struct Injected {
     pub port: u16,
     /// `Some`: the frame leaves through `port` only, in this VLAN (0 for none), even if the port is blocked.
     pub out: Option<u16>,
-    /// A frame of the smallest Ethernet size, without its checksum.
-    pub bytes: [u8; 60],
+    bytes: [u8; INJECTED_LEN],
+    len: usize,
+}
+
+impl Injected {
+    /// Returns the frame `bytes`, without its checksum; cut off behind [`INJECTED_LEN`] bytes.
+    pub fn new(port: u16, out: Option<u16>, bytes: &[u8]) -> Injected {
+        let len = bytes.len().min(INJECTED_LEN);
+        let mut own = [0; INJECTED_LEN];
+        own.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Injected {
+            port,
+            out,
+            bytes: own,
+            len,
+        }
+    }
+
+    /// The frame.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
 }
 
 /// State shared by all threads of the switch.

@@ -415,7 +415,7 @@ impl Worker {
                 continue;
             };
             burst.clear();
-            burst.push_short(&injected.bytes);
+            burst.push_copy(injected.bytes());
             let counters = port.counters.at(*index, 0);
             let id = (injected.port, 0);
             match injected.out {

@@ -7,11 +7,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crosspoint_engine::groups::{
-    Connections, Direction, GroupPolicy, Rule, RuleTable, Timeouts, Zone,
+    Connections, Direction, GroupPolicy, LinkParts, Rule, RuleTable, TcpFlags, Timeouts, Zone,
 };
 use crosspoint_engine::observe::explain::{Packet as Specimen, explain};
 use crosspoint_frame::Offload;
-use crosspoint_packet::{DropReason, IpNet};
+use crosspoint_packet::{DropReason, IpNet, Mac};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ pub const FIN: u8 = 1;
 const PORTS: usize = 3;
 
 /// Station `number` has this address.
-fn address(number: u8, v6: bool) -> IpAddr {
+pub fn address(number: u8, v6: bool) -> IpAddr {
     match v6 {
         false => Ipv4Addr::new(10, 0, 0, number).into(),
         true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
@@ -153,6 +153,7 @@ pub fn rule(
         ports: ports.into(),
         icmp: None,
         remote: remote.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),
+        link: LinkParts::default(),
         stateful: true,
     }
 }
@@ -265,6 +266,23 @@ struct Known {
     originator: (IpAddr, u16),
     fins: [bool; 2],
     is_closed: bool,
+    /// While it is opened: whether the other side has answered the SYN.
+    opening: Option<bool>,
+}
+
+/// Whether a packet fits the parts of a rule about the frame around it. No frame has a VLAN.
+fn fits_link(link: &LinkParts, direction: Direction, packet: &Packet) -> bool {
+    let mac = Mac::new(match direction {
+        Direction::In => host(port_of(packet.from) as u8),
+        Direction::Out if packet.is_flooded => [0xff; 6],
+        Direction::Out => host(port_of(packet.to) as u8),
+    });
+    let is_tcp = packet.protocol == TCP;
+    (link.macs.is_empty() || link.macs.contains(&mac))
+        && (link.vlans.is_empty() || link.vlans.iter().any(|range| range.contains(&0)))
+        && link
+            .tcp_flags
+            .is_none_or(|parts| is_tcp && parts.fit(packet.flags))
 }
 
 /// The slow model of one guest.
@@ -314,6 +332,7 @@ impl Model {
                     .remote
                     .as_ref()
                     .is_none_or(|nets| nets.iter().any(|net| net.contains(&remote)))
+                && fits_link(&rule.link, direction, packet)
         })
     }
 
@@ -341,12 +360,17 @@ impl Model {
         let is_syn = packet.protocol == TCP && packet.flags == SYN;
         // What goes to all stations is in no connection.
         let known = self.connections.get(&key).filter(|_| !packet.is_flooded);
-        if known.is_none_or(|known| known.is_closed && is_syn) {
+        // The other side's SYN is no part of a connection that it has answered.
+        let is_foreign =
+            |known: &Known| is_syn && known.originator != source && known.opening != Some(false);
+        if known.is_none_or(|known| known.is_closed && is_syn || is_foreign(known)) {
+            let is_new = known.is_none_or(|known| known.is_closed);
             let Some(rule) = self.allowing(direction, packet) else {
                 return false;
             };
             self.hits[rule] += 1;
-            if !self.rules[rule].stateful || has(RST) || is_reply || packet.is_flooded {
+            let is_stateful = self.rules[rule].stateful && is_new;
+            if !is_stateful || has(RST) || is_reply || packet.is_flooded {
                 return true;
             }
             self.connections.insert(
@@ -355,6 +379,7 @@ impl Model {
                     originator: source,
                     fins: [false; 2],
                     is_closed: false,
+                    opening: is_syn.then_some(false),
                 },
             );
             return true;
@@ -363,12 +388,19 @@ impl Model {
             let side = usize::from(known.originator != source);
             known.fins[side] |= has(FIN);
             known.is_closed |= has(RST) || known.fins == [true; 2];
+            known.opening = match (known.opening, side) {
+                _ if has(RST) || has(FIN) => None,
+                (Some(false), 1) if has(SYN) => Some(has(ACK)),
+                (Some(false), 1) if has(ACK) => None,
+                (Some(true), 0) if has(ACK) => None,
+                (opening, _) => opening,
+            };
         }
         true
     }
 }
 
-fn any_rule() -> impl Strategy<Value = Rule> {
+pub fn any_rule() -> impl Strategy<Value = Rule> {
     let nets = prop::sample::select(vec![
         "10.0.0.0/24",
         "10.0.0.0/31",
@@ -392,6 +424,14 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         prop::sample::select(vec![0u8, 8, 128, 129]),
         prop::option::of(0u8..2),
     ));
+    let macs = prop::collection::vec((0u8..3).prop_map(|port| Mac::new(host(port))), 0..3);
+    let vlans = prop::sample::select(vec![vec![], vec![], vec![0..=0], vec![5..=9], vec![0..=9]]);
+    let flags = (any::<u8>(), any::<u8>()).prop_map(|(set, clear)| TcpFlags {
+        set: set & (SYN | ACK),
+        clear: clear & (FIN | RST),
+    });
+    // Most rules say nothing of it, and some lists of rules have none that does.
+    let link = prop::option::weighted(0.2, (macs, vlans, prop::option::of(flags)));
     (
         any::<bool>(),
         version,
@@ -399,10 +439,11 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         ports,
         icmp,
         remote,
-        prop::bool::weighted(0.8),
+        (prop::bool::weighted(0.8), link),
     )
         .prop_map(
-            |(is_in, ip_version, protocol, ports, icmp, remote, stateful)| {
+            |(is_in, ip_version, protocol, ports, icmp, remote, (stateful, link))| {
+                let (macs, vlans, flags) = link.unwrap_or_default();
                 let has_ports = matches!(protocol, Some(TCP | UDP));
                 let is_icmp = matches!(protocol, Some(1 | 58));
                 Rule {
@@ -421,6 +462,12 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                             .map(|net| net.parse::<IpNet>().unwrap())
                             .collect()
                     }),
+                    link: LinkParts {
+                        macs: macs.into(),
+                        vlans: vlans.into(),
+                        tcp_flags: flags.filter(|_| protocol == Some(TCP)),
+                        ethertype: None,
+                    },
                     stateful,
                 }
             },

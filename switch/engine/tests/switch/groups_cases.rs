@@ -1,9 +1,9 @@
 //! Single cases of security groups: what always passes, TCP's states, ICMP errors, fragments, headers that hide what they
 //! are, limits, and changed rules.
 
-use crosspoint_engine::groups::{ConnectionState, Direction, Rule};
+use crosspoint_engine::groups::{ConnectionState, Direction, LinkParts, Rule};
 use crosspoint_guest::VirtioNetHdr;
-use crosspoint_packet::DropReason;
+use crosspoint_packet::{DropReason, Mac};
 
 use crate::frames::host;
 use crate::groups::{ACK, FIN, Packet, RST, Rig, SYN, TCP, UDP, rule};
@@ -463,4 +463,64 @@ fn others_cannot_use_up_a_guests_quota() {
         rig.pass(&Packet::new(A, FAR, TCP, (1, 80)))
             && rig.pass(&Packet::new(A, FAR, UDP, (1, 80)))
     );
+}
+
+#[test]
+fn what_is_not_ip_passes_by_a_rule_for_its_type_only() {
+    const PPPOE: u16 = 0x8863;
+    let of_type = |direction, link: LinkParts| Rule {
+        link: LinkParts {
+            ethertype: Some(PPPOE),
+            ..link
+        },
+        ..rule(direction, None, &[], None)
+    };
+    let from_far = LinkParts {
+        macs: vec![Mac::new(host(UPLINK as u8))].into(),
+        ..LinkParts::default()
+    };
+    let rules = vec![
+        any_out(),
+        of_type(Direction::Out, LinkParts::default()),
+        of_type(Direction::In, from_far),
+    ];
+    let mut rig = Rig::new([rules, vec![any_out()]]);
+    let frame = |to: usize, from: usize, kind: u16| ethernet(to, from, &kind.to_be_bytes(), &[7]);
+    assert_eq!(rig.send(GUEST, &frame(UPLINK, GUEST, PPPOE)), [UPLINK]);
+    assert_eq!(rig.send(UPLINK, &frame(GUEST, UPLINK, PPPOE)), [GUEST]);
+    // From another station, and of other types: a rule for any protocol is one for IP.
+    assert_eq!(rig.send(UPLINK, &frame(GUEST, 9, PPPOE)), [0; 0]);
+    assert_eq!(rig.send(GUEST, &frame(UPLINK, GUEST, 0x8864)), [0; 0]);
+    assert_eq!(rig.tables[GUEST].hits(1), 1);
+    assert_eq!(rig.tables[GUEST].hits(2), 1);
+    // Tags or a SNAP header do not make another frame one of this type.
+    let hidden = ethernet(
+        UPLINK,
+        GUEST,
+        &[0, 60],
+        &[0xaa, 0xaa, 3, 0, 0, 0, 0x88, 0x63],
+    );
+    assert_eq!(rig.send(GUEST, &hidden), [0; 0]);
+    assert_eq!(rig.drops(GUEST)[&DropReason::GroupDeniedOut], 2);
+}
+
+/// A connection goes on after a change of rules if these allow it from the station that now sends.
+#[test]
+fn a_rule_for_a_station_also_holds_when_rules_change() {
+    let from = |station: u8| Rule {
+        link: LinkParts {
+            macs: vec![Mac::new(host(station))].into(),
+            ..LinkParts::default()
+        },
+        ..rule(Direction::In, Some(TCP), &[80..=80], None)
+    };
+    let mut rig = Rig::new([vec![from(UPLINK as u8)], vec![any_out()]]);
+    let open = Packet::new(FAR, A, TCP, (1000, 80));
+    assert!(rig.pass(&open));
+    assert!(rig.pass(&open.answer()));
+    rig.set_rules(vec![from(UPLINK as u8), any_out()], 1, false);
+    assert!(rig.pass(&open.clone().flags(ACK)));
+    assert!(rig.pass(&open.answer().flags(ACK)));
+    rig.set_rules(vec![from(9)], 2, false);
+    assert!(!rig.pass(&open.flags(ACK)));
 }

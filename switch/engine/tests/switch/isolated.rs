@@ -68,11 +68,7 @@ fn what_the_switch_sends_out_of_an_isolated_port_leaves() {
     let mut single = start([isolated, plain.clone(), plain]);
     let mut bytes = [0; 60];
     bytes[..12].copy_from_slice(&[[0xff; 6], host(9)].concat());
-    single.inject(Injected {
-        port: SENDER,
-        out: Some(0),
-        bytes,
-    });
+    single.inject(Injected::new(SENDER, Some(0), &bytes));
     let received = single
         .drivers
         .iter_mut()

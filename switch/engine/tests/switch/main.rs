@@ -18,11 +18,13 @@ mod fragments;
 mod frames;
 mod groups;
 mod groups_cases;
+mod groups_kernel;
 mod hostile;
 mod isolated;
 mod joins;
 mod large;
 mod ledger;
+mod mac_limit;
 mod mirrors;
 mod multicast;
 mod order;
@@ -40,6 +42,9 @@ mod shares;
 mod single;
 mod sleep;
 mod sources;
+mod suppress;
+/// Tap devices in a network namespace.
+mod tap;
 mod taps;
 mod threads;
 /// Guests shared with the rings' tests: memory, both sides of a ring, random numbers.

@@ -42,8 +42,11 @@ pub struct QuerierRow {
     /// The bridge; absent for the default bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
-    /// Name of the port that it is behind.
+    /// Whether it is this switch. Its address is another one at each port then.
+    #[serde(default)]
+    pub own: bool,
+    /// Name of the port that it is behind; empty for this switch.
     pub port: String,
-    /// Seconds for which it is still known without another query.
+    /// Seconds for which it is still known without another query; 0 for this switch.
     pub left_s: u64,
 }

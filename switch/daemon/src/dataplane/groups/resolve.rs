@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crosspoint_config::{Config, GroupRule, Peer, Port, RuleDirection};
-use crosspoint_engine::groups::{Direction, Rule, TooComplex};
+use crosspoint_engine::groups::{Direction, LinkParts, Rule, TooComplex};
 use crosspoint_packet::IpNet;
 
 /// A rule of a group, with the addresses of its peer.
@@ -32,6 +32,12 @@ impl ResolvedRule {
             ports: rule.ports.clone().into(),
             icmp: rule.icmp,
             remote: self.remote.clone(),
+            link: LinkParts {
+                macs: rule.mac.clone().into(),
+                vlans: rule.vlan_ranges().into(),
+                tcp_flags: rule.tcp_flags,
+                ethertype: rule.ethertype,
+            },
             stateful: self.stateful,
         }
     }

@@ -323,7 +323,10 @@ fn code(reason: DropReason) -> u32 {
     const RATE_LIMITING: u32 = 261;
     const TOO_BIG: u32 = 262;
     match reason {
-        DropReason::SourceNotAllowed | DropReason::ServerNotAllowed | DropReason::Isolated => ACL,
+        DropReason::SourceNotAllowed
+        | DropReason::MacLimit
+        | DropReason::ServerNotAllowed
+        | DropReason::Isolated => ACL,
         DropReason::StormBroadcast
         | DropReason::StormMulticast
         | DropReason::StormUnknownUnicast => RATE_LIMITING,

@@ -1,0 +1,153 @@
+//! Suppression of ARP and neighbour discovery: a request for an address that is bound to a port goes to that port alone.
+//!
+//! Nothing answers in the owner's place. So an answer is never out of date, and a station that checks whether a neighbour is still
+//! alive asks the neighbour itself. Other ports would not have answered: they may not claim the address (`port_security`).
+//!
+//! A request is flooded as before if the address is bound to no port or to several, if the frame cannot reach the owner, and if it
+//! is an announcement: every station is to know of that.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crosspoint_frame::{Burst, Verdict};
+use crosspoint_packet::Mac;
+use crosspoint_packet::headers::{Fragment, Headers, Stop};
+
+use crate::snapshot::{Egress, Snapshot};
+
+const ARP: u16 = 0x0806;
+/// ARP over Ethernet for IPv4, and its operation "request" (RFC 826).
+const ARP_REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+const ICMPV6: u8 = 58;
+/// The type of a neighbour solicitation (RFC 4861, 4.3).
+const SOLICITATION: u8 = 135;
+/// Solicited-node multicast addresses (RFC 4291, 2.7.1), and the Ethernet addresses that they are sent to (RFC 2464, 7).
+const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+const SOLICITED_NODE_MAC: [u8; 3] = [0x33, 0x33, 0xff];
+/// Bytes of a frame that are looked at: two tags, the IPv6 header and the target behind it. A solicitation with extension headers
+/// is flooded.
+const BYTES: usize = 14 + 8 + 40 + 24;
+
+/// Sends the burst's requests for bound addresses to the ports of these addresses in place of a flood. Returns their number.
+#[cold]
+#[inline(never)]
+pub(crate) fn narrow(burst: &mut Burst, ingress: u16, view: &Snapshot) -> u64 {
+    let mut narrowed = 0;
+    let mut bytes = [0; BYTES];
+    for index in 0..burst.len() {
+        let Some(frame) = burst.frames().get(index) else {
+            break;
+        };
+        let may_ask = frame.dst == Mac::BROADCAST || frame.dst.bytes()[..3] == SOLICITED_NODE_MAC;
+        if frame.verdict != Verdict::FLOOD || !may_ask {
+            continue;
+        }
+        let at = (frame.bridge, frame.vlan);
+        let len = burst.read_beginning(frame, &mut bytes);
+        let owner = bytes
+            .get(..len)
+            .and_then(asked)
+            .and_then(|address| owner(address, at, ingress, view));
+        if let (Some(owner), Some(frame)) = (owner, burst.frames_mut().get_mut(index)) {
+            frame.verdict = Verdict::port(owner);
+            narrowed += 1;
+        }
+    }
+    narrowed
+}
+
+/// Returns the address that a request asks for; `None` for any other frame, and for an announcement.
+fn asked(bytes: &[u8]) -> Option<IpAddr> {
+    let headers = Headers::parse(bytes);
+    if headers.ethertype == ARP {
+        let packet = bytes.get(headers.network..)?;
+        let (sender, target) = (address::<4>(packet, 14)?, address::<4>(packet, 24)?);
+        let is_request = packet.first_chunk() == Some(&ARP_REQUEST) && sender != target;
+        return is_request.then(|| IpAddr::from(target));
+    }
+    let is_plain = headers.ip_version == 6 && headers.extensions == 0;
+    let is_icmp = headers.stop == Stop::Layer4 && headers.protocol == ICMPV6;
+    let kind = bytes.get(headers.offset)?;
+    if !is_plain || !is_icmp || headers.fragment != Fragment::No || *kind != SOLICITATION {
+        return None;
+    }
+    let is_group = bytes
+        .get(headers.network + 24..)?
+        .starts_with(&SOLICITED_NODE);
+    let target = Ipv6Addr::from(address::<16>(bytes, headers.offset + 8)?);
+    is_group.then_some(IpAddr::V6(target))
+}
+
+fn address<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+/// Returns the port that the address is bound to in a VLAN of a bridge, if there is only one, and a frame from `ingress` reaches
+/// what is attached to it.
+fn owner(address: IpAddr, (bridge, vlan): (u8, u16), ingress: u16, view: &Snapshot) -> Option<u16> {
+    let bindings = view.bindings_of(bridge)?;
+    let carries = |number: &u16| {
+        view.port(*number)
+            .is_some_and(|port| port.vlan.carries(vlan))
+    };
+    let mut owners = bindings.ips().owners(address).filter(carries);
+    let (owner, others) = (owners.next()?, owners.next());
+    let (from, port) = (view.port(ingress)?, view.port(owner)?);
+    let is_attached = matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked();
+    (others.is_none() && owner != ingress && is_attached && from.reaches(port)).then_some(owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+        let head = [&[0xff; 6][..], &[2; 6], &[8, 6]].concat();
+        let kind = [0, 1, 8, 0, 6, 4, 0, operation];
+        [
+            &head[..],
+            &kind,
+            &[2; 6],
+            &sender,
+            &[0; 6],
+            &target,
+            &[0; 18],
+        ]
+        .concat()
+    }
+
+    fn solicitation(kind: u8, group: [u8; 16], target: [u8; 16]) -> Vec<u8> {
+        let head = [&[0x33, 0x33, 0xff, 0, 0, 9][..], &[2; 6], &[0x86, 0xdd]].concat();
+        let ip = [
+            &[0x60, 0, 0, 0, 0, 24, ICMPV6, 255][..],
+            &[0xfe; 16],
+            &group,
+        ]
+        .concat();
+        [&head[..], &ip, &[kind, 0, 0, 0, 0, 0, 0, 0], &target].concat()
+    }
+
+    #[test]
+    fn only_requests_ask_and_announcements_do_not() {
+        let (own, other) = ([192, 0, 2, 1], [192, 0, 2, 9]);
+        assert_eq!(asked(&arp(1, own, other)), Some(other.into()));
+        // A station that has no address yet asks whether another has this one (RFC 5227, 2.1.1).
+        assert_eq!(asked(&arp(1, [0; 4], other)), Some(other.into()));
+        assert_eq!(asked(&arp(1, own, own)), None);
+        assert_eq!(asked(&arp(2, own, other)), None);
+        let target: [u8; 16] = "2001:db8::9".parse::<Ipv6Addr>().unwrap().octets();
+        let mut group = [0; 16];
+        group[..13].copy_from_slice(&SOLICITED_NODE);
+        assert_eq!(
+            asked(&solicitation(135, group, target)),
+            Some(target.into())
+        );
+        assert_eq!(asked(&solicitation(136, group, target)), None);
+        // To all nodes, or to one.
+        assert_eq!(asked(&solicitation(135, target, target)), None);
+        // Cut off anywhere.
+        for len in 0..arp(1, own, other).len() {
+            let cut = &arp(1, own, other)[..len];
+            assert!(asked(cut).is_none_or(|address| address == IpAddr::from(other)));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Parts of rules that few rules have: the other side's MAC address, VLANs, flags of TCP; and rules for what is not IP.
+//!
+//! Each part gives one more set of rules as bits. A direction without such rules has none of this, and a packet pays nothing.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crosspoint_packet::Mac;
+
+use super::numbers::TCP;
+use super::ranges::{Bits, Pieces};
+use super::rules::{Question, Rule, bits};
+
+/// Flags of TCP that a rule names (RFC 9293, 3.1): bits as in the header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpFlags {
+    /// Flags that must be set.
+    pub set: u8,
+    /// Flags that must not be.
+    pub clear: u8,
+}
+
+impl TcpFlags {
+    /// Returns whether a packet's flags are such.
+    pub fn fit(self, flags: u8) -> bool {
+        flags & self.set == self.set && flags & self.clear == 0
+    }
+}
+
+/// What a rule says of the frame around its packets.
+#[derive(Clone, Debug, Default)]
+pub struct LinkParts {
+    /// MAC addresses of the other side; empty for any.
+    pub macs: Arc<[Mac]>,
+    /// VLANs of the guest's bridge, 0 for none; empty for any.
+    pub vlans: Box<[RangeInclusive<u16>]>,
+    /// Flags of TCP; only in rules for TCP.
+    pub tcp_flags: Option<TcpFlags>,
+    /// The rule is for frames of this type, which is not that of IP. Then it has no part that is of IP.
+    pub ethertype: Option<u16>,
+}
+
+impl LinkParts {
+    /// Whether packets of IP are also compared with the parts here.
+    fn narrows(&self) -> bool {
+        let has_link = !self.macs.is_empty() || !self.vlans.is_empty();
+        has_link || self.tcp_flags.is_some()
+    }
+}
+
+/// A frame that is not IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LinkFrame {
+    pub(super) ethertype: u16,
+    pub(super) vlan: u16,
+    /// The other side's address.
+    pub(super) mac: Mac,
+}
+
+/// The sets of rules by MAC address and VLAN.
+struct Around {
+    /// By address, ascending: the rules that name it, and those that name none.
+    macs: Box<[(Mac, Bits)]>,
+    /// The rules that name no address.
+    any_mac: Bits,
+    vlans: Pieces<u16>,
+}
+
+impl Around {
+    fn new<'r>(count: usize, rules: impl Iterator<Item = (usize, &'r Rule)> + Clone) -> Around {
+        let words = count.div_ceil(64);
+        let is_any = |(_, rule): &(usize, &Rule)| rule.link.macs.is_empty();
+        let anywhere = || rules.clone().filter(is_any).map(|(index, _)| index);
+        let named = rules
+            .clone()
+            .flat_map(|(_, rule)| rule.link.macs.iter().copied());
+        let mut macs: Vec<Mac> = named.collect();
+        macs.sort_unstable();
+        macs.dedup();
+        let of = |mac: Mac| {
+            let its = rules
+                .clone()
+                .filter(|(_, rule)| rule.link.macs.contains(&mac));
+            (
+                mac,
+                bits(words, its.map(|(index, _)| index).chain(anywhere())),
+            )
+        };
+        let ranges = rules.clone().flat_map(|(index, rule)| {
+            let all = [0..=u16::MAX];
+            let own = match rule.link.vlans.is_empty() {
+                true => all.to_vec(),
+                false => rule.link.vlans.to_vec(),
+            };
+            own.into_iter().map(move |range| (range, index))
+        });
+        Around {
+            macs: macs.into_iter().map(of).collect(),
+            any_mac: bits(words, anywhere()),
+            vlans: Pieces::new(count, ranges),
+        }
+    }
+
+    fn of_mac(&self, mac: Mac) -> &[u64] {
+        let found = self.macs.binary_search_by_key(&mac, |(other, _)| *other);
+        let found = found.ok().and_then(|index| self.macs.get(index));
+        found.map_or(&self.any_mac, |(_, rules)| rules)
+    }
+}
+
+/// The rules of one direction by what is around packets of IP.
+pub(super) struct Narrowed {
+    around: Around,
+    /// By flags of TCP.
+    flags: Box<[Bits]>,
+    /// The rules without flags.
+    without: Bits,
+}
+
+impl Narrowed {
+    /// Returns `None` if no rule has such parts.
+    pub(super) fn new<'r>(
+        count: usize,
+        rules: impl Iterator<Item = (usize, &'r Rule)> + Clone,
+    ) -> Option<Narrowed> {
+        if !rules.clone().any(|(_, rule)| rule.link.narrows()) {
+            return None;
+        }
+        let words = count.div_ceil(64);
+        let of = |flags: u8| {
+            let fit = rules
+                .clone()
+                .filter(|(_, rule)| rule.link.tcp_flags.is_none_or(|parts| parts.fit(flags)));
+            bits(words, fit.map(|(index, _)| index))
+        };
+        let without = rules
+            .clone()
+            .filter(|(_, rule)| rule.link.tcp_flags.is_none());
+        let without = bits(words, without.map(|(index, _)| index));
+        Some(Narrowed {
+            around: Around::new(count, rules.clone()),
+            flags: (0..=u8::MAX).map(of).collect(),
+            without,
+        })
+    }
+
+    /// Returns the first rule of `remote` and `service` that also fits what is around the packet.
+    #[inline(never)]
+    pub(super) fn first(
+        &self,
+        remote: &[u64],
+        service: &[u64],
+        question: &Question,
+    ) -> Option<usize> {
+        let flags = match question.protocol {
+            TCP => self.flags.get(usize::from(question.flags)),
+            _ => None,
+        };
+        let flags = flags.unwrap_or(&self.without);
+        let macs = self.around.of_mac(question.mac);
+        let vlans = self.around.vlans.of(question.vlan);
+        let all = remote.iter().zip(service).zip(flags).zip(macs).zip(vlans);
+        first(all.map(|((((a, b), c), d), e)| a & b & c & d & e))
+    }
+}
+
+/// The rules of one direction for what is not IP.
+pub(super) struct LinkRules {
+    /// By type, ascending.
+    types: Box<[(u16, Bits)]>,
+    around: Around,
+}
+
+impl LinkRules {
+    /// Returns `None` if there are none.
+    pub(super) fn new<'r>(
+        count: usize,
+        rules: impl Iterator<Item = (usize, &'r Rule)> + Clone,
+    ) -> Option<LinkRules> {
+        let words = count.div_ceil(64);
+        let named = rules.clone().filter_map(|(_, rule)| rule.link.ethertype);
+        let mut types: Vec<u16> = named.collect();
+        types.sort_unstable();
+        types.dedup();
+        let of = |kind: u16| {
+            let its = rules
+                .clone()
+                .filter(|(_, rule)| rule.link.ethertype == Some(kind));
+            (kind, bits(words, its.map(|(index, _)| index)))
+        };
+        (!types.is_empty()).then(|| LinkRules {
+            types: types.iter().copied().map(of).collect(),
+            around: Around::new(count, rules.clone()),
+        })
+    }
+
+    /// Returns the first rule that allows a frame.
+    pub(super) fn first(&self, frame: &LinkFrame) -> Option<usize> {
+        let found = self
+            .types
+            .binary_search_by_key(&frame.ethertype, |(kind, _)| *kind);
+        let (_, its) = self.types.get(found.ok()?)?;
+        let macs = self.around.of_mac(frame.mac);
+        let vlans = self.around.vlans.of(frame.vlan);
+        first(its.iter().zip(macs).zip(vlans).map(|((a, b), c)| a & b & c))
+    }
+}
+
+/// The first bit of these words.
+fn first(words: impl Iterator<Item = u64>) -> Option<usize> {
+    let mut words = words.enumerate();
+    let (word, set) = words.find(|(_, set)| *set != 0)?;
+    Some(word * 64 + set.trailing_zeros() as usize)
+}
