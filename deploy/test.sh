@@ -107,9 +107,13 @@ lint() {
   step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/check/*.sh deploy/debian/*.sh deploy/container/*.sh deploy/debian/{postinst,prerm,postrm} deploy/guest/*.sh deploy/guest/init ebpf/build.sh switch/tests/e2e/*.sh benches/*.sh benches/peers/*.sh
 }
 
+# Everything that the tests run, the program included, and built once: `cargo build` would choose other features of the
+# packages that tests use too, and compile most of the workspace a second time.
+BUILD=(cargo test --locked --workspace --no-run)
+
 unit() {
   local log
-  step build cargo build --locked --workspace
+  step build "${BUILD[@]}"
   # Two per core: many tests wait most of the time.
   log=$(mktemp)
   step unit nextest "$log" --test-threads "$((2 * $(nproc)))" -E "not ($E2E)"
@@ -127,7 +131,7 @@ deploy() {
 }
 
 # deploy_checks LOG
-deploy_checks() { cargo build --locked --quiet && "$REPO/deploy/check.sh" "$TARGET/debug/crosspoint" 2>&1 | tee "$1"; }
+deploy_checks() { "${BUILD[@]}" --quiet && "$REPO/deploy/check.sh" "$TARGET/debug/crosspoint" 2>&1 | tee "$1"; }
 
 e2e() {
   local which=$E2E log line

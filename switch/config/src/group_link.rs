@@ -25,7 +25,7 @@ const FLAGS: [(&str, u8); 6] = [
 ];
 
 /// Types of frames that rules for IP and other settings decide on.
-const TYPES: [(u16, &str); 6] = [
+const TYPES: [(u16, &str); 7] = [
     (
         0x0800,
         "the type of IPv4: leave `ethertype` out, and add ip = 4",
@@ -41,6 +41,10 @@ const TYPES: [(u16, &str); 6] = [
     (0x8035, "the type of reverse ARP, which needs no rule"),
     (
         0x8100,
+        "the type of a tag: name what follows it, and its VLAN in `vlans`",
+    ),
+    (
+        0x9100,
         "the type of a tag: name what follows it, and its VLAN in `vlans`",
     ),
     (

@@ -62,7 +62,7 @@ macro_rules! queue_counters {
                 unknown_unicasts;
                 /// Poll iterations in which the queue was not read, because an uplink that it sends through was full and other ports had sent less.
                 uplink_waits;
-                /// ARP requests and neighbour solicitations from here that went to the one port with the address, in place of a flood.
+                /// ARP requests and neighbour solicitations from here that went to the one port with the address, in place of a flood. Counted at the first queue.
                 neighbors_suppressed;
             }
             time {

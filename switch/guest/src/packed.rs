@@ -4,6 +4,12 @@
 //! it; [`PackedRing::offer`] makes buffers available with ids that the caller chooses, for fast loops. The device sees
 //! nothing before [`PackedRing::publish`], which stores the flags of the first new descriptor last.
 
+mod position;
+mod raw;
+mod used;
+
+pub use position::{Position, Progress};
+
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, View, Window};
 use crate::ring::{
     Buffer, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_LEN, RING_SIZE_MAX, RingError,
@@ -34,77 +40,6 @@ const LEN_AT: usize = 8;
 const DESCRIPTORS_PER_LINE: usize = CACHE_LINE_LEN / DESCRIPTOR_LEN;
 /// In `chain_len`: the caller owns the id; one descriptor.
 const OFFERED: u16 = u16::MAX;
-
-/// A position in a packed ring: a slot and the wrap counter there (2.8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// From 0 to the ring size, exclusive.
-    pub slot: u16,
-    /// The wrap counter: true in the first lap, false in the second, and so on.
-    pub wrap: bool,
-}
-
-impl Position {
-    /// Start of both sides (2.8.1).
-    pub const START: Self = Self {
-        slot: 0,
-        wrap: true,
-    };
-
-    /// The form used by vhost-user's `SET_VRING_BASE` and the event areas: the slot, and the wrap counter in bit 15.
-    #[must_use]
-    pub fn from_bits(bits: u16) -> Self {
-        Self {
-            slot: bits & !POSITION_WRAP,
-            wrap: bits & POSITION_WRAP != 0,
-        }
-    }
-
-    /// The inverse of [`Position::from_bits`].
-    #[must_use]
-    pub fn to_bits(self) -> u16 {
-        self.slot | if self.wrap { POSITION_WRAP } else { 0 }
-    }
-
-    /// Position of a ring of `size` slots after `descriptors` from the start.
-    #[must_use]
-    pub fn after(descriptors: u16, size: u16) -> Self {
-        let size = size.max(1);
-        Self {
-            slot: descriptors % size,
-            wrap: (descriptors / size).is_multiple_of(2),
-        }
-    }
-
-    /// The position `descriptors` further on (at most one lap) in a ring of `size` slots.
-    #[inline(always)]
-    #[must_use]
-    pub fn advance(self, descriptors: u16, size: u16) -> Self {
-        let slot = u32::from(self.slot) + u32::from(descriptors);
-        match slot.checked_sub(size.into()) {
-            None => Self {
-                slot: slot as u16,
-                ..self
-            },
-            Some(slot) => Self {
-                slot: slot as u16,
-                wrap: !self.wrap,
-            },
-        }
-    }
-
-    /// `AVAIL` and `USED` of a descriptor that the driver makes available here.
-    #[inline(always)]
-    fn available_bits(self) -> u16 {
-        if self.wrap { DESC_F_AVAIL } else { DESC_F_USED }
-    }
-
-    /// Whether `flags`, found here, are those of a used descriptor.
-    #[inline(always)]
-    fn is_used(self, flags: u16) -> bool {
-        flags & WRAP_BITS == if self.wrap { WRAP_BITS } else { 0 }
-    }
-}
 
 /// A descriptor as stored in memory (2.8.13): written by the driver when available, and by the device when used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -482,197 +417,6 @@ impl PackedRing {
         }
     }
 
-    /// Used buffers that are ready to be taken.
-    #[must_use]
-    pub fn pending_used(&self) -> u16 {
-        self.walk_used().1
-    }
-
-    /// Published descriptors that were not taken back.
-    #[inline(always)]
-    fn published(&self) -> u16 {
-        self.layout.size - self.free_slots - self.unpublished
-    }
-
-    /// Walks the used descriptors that are not taken yet: returns their end and the number of buffers.
-    fn walk_used(&self) -> (Position, u16) {
-        let (mut at, mut count) = (self.used, 0);
-        let mut last = self.batch.map(|batch| batch.id);
-        while count < self.outstanding {
-            last = last.or_else(|| self.used_id(at));
-            let Some(end) = last else { break };
-            let id = if self.in_order {
-                self.id_at[usize::from(at.slot)]
-            } else {
-                end
-            };
-            let Some(descriptors) = self.descriptors_of(id) else {
-                break;
-            };
-            at = at.advance(descriptors, self.layout.size);
-            count += 1;
-            if id == end {
-                last = None;
-            }
-        }
-        (at, count)
-    }
-
-    fn used_id(&self, at: Position) -> Option<u16> {
-        let descriptor = self.read_desc(at.slot);
-        at.is_used(descriptor.flags).then_some(descriptor.id)
-    }
-
-    /// Descriptors of the outstanding buffer `id`.
-    fn descriptors_of(&self, id: u16) -> Option<u16> {
-        match *self.chain_len.get(usize::from(id))? {
-            0 => None,
-            OFFERED => Some(1),
-            descriptors => Some(descriptors),
-        }
-    }
-
-    /// Takes one used buffer from `add` and frees its descriptors.
-    ///
-    /// # Errors
-    /// The device faults in [`RingError`].
-    pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
-        let (at, mut element) = (self.used, [UsedElement::default()]);
-        let count = self.take_used(&mut element)?;
-        Ok((count > 0).then(|| self.without_reserved_len(at, element[0])))
-    }
-
-    /// Returns `used` of the used descriptor at `at`, with length 0 if no part of the buffer is device-writable and the
-    /// descriptor does not say that it was written: the length is reserved then (2.8.4), and DPDK leaves the driver's
-    /// length there. For device-writable buffers, the length is valid without that flag too, as for all drivers.
-    fn without_reserved_len(&self, at: Position, mut used: UsedElement) -> UsedElement {
-        let says_written = self.read_desc(at.slot).flags & DESC_F_WRITE != 0;
-        let is_writable = self.writable_len.get(usize::from(used.id)) != Some(&0);
-        if !says_written && !is_writable {
-            used.len = 0;
-        }
-        used
-    }
-
-    /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. A large batch of single
-    /// descriptors ends at the end of a cache line of the ring, so that the next one does not begin inside a line.
-    ///
-    /// In a batch that the device used in order with one descriptor, buffers without their own length count as
-    /// completely written (2.8.8).
-    ///
-    /// # Errors
-    /// The device faults in [`RingError`]. Buffers used before the fault are returned first.
-    #[inline(always)]
-    pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
-        if self.in_order {
-            return self.take_in_order(elements);
-        }
-        let (table, published) = (self.descriptors.view(), self.published());
-        let chain_len = self.chain_len.as_mut_slice();
-        let (size, mut at) = (self.layout.size, self.used);
-        let (mut count, mut descriptors, mut wrong) = (0, 0, None);
-        let mut room = elements.len();
-        if room > 2 * DESCRIPTORS_PER_LINE {
-            room -= (usize::from(at.slot) + room) % DESCRIPTORS_PER_LINE;
-        }
-        for element in &mut elements[..room] {
-            let Some(used) = load_used(table, at) else {
-                break;
-            };
-            let taken = match chain_len.get_mut(usize::from(used.id)) {
-                _ if descriptors >= published => {
-                    wrong = Some(used.id);
-                    break;
-                }
-                Some(len) if *len == OFFERED => {
-                    *len = 0;
-                    1
-                }
-                Some(len) if *len > 0 => {
-                    self.free_ids.push_back(used.id);
-                    std::mem::take(len)
-                }
-                _ => {
-                    wrong = Some(used.id);
-                    break;
-                }
-            };
-            *element = used;
-            at = at.advance(taken, size);
-            descriptors += taken;
-            count += 1;
-        }
-        self.taken(at, descriptors, count as u16);
-        match wrong {
-            Some(id) if count == 0 => Err(self.wrong_id(id)),
-            _ => Ok(count),
-        }
-    }
-
-    fn take_in_order(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
-        let room = elements.len();
-        for (count, element) in elements.iter_mut().enumerate() {
-            if self.batch.is_none() {
-                let last = load_used(self.descriptors.view(), self.used);
-                self.batch = last.map(|last| self.without_reserved_len(self.used, last));
-            }
-            let Some(last) = self.batch else {
-                return Ok(count);
-            };
-            if self.descriptors_of(last.id).is_none() || self.published() == 0 {
-                self.batch = None;
-                return if count > 0 {
-                    Ok(count)
-                } else {
-                    Err(self.wrong_id(last.id))
-                };
-            }
-            *element = self.take_oldest(last);
-        }
-        Ok(room)
-    }
-
-    /// Takes the oldest outstanding buffer of a batch that ends with `last`.
-    fn take_oldest(&mut self, last: UsedElement) -> UsedElement {
-        let id = self.id_at[usize::from(self.used.slot)];
-        let used = if id == last.id {
-            self.batch = None;
-            last
-        } else {
-            let len = self.writable_len[usize::from(id)];
-            UsedElement { id, len }
-        };
-        let descriptors = match std::mem::take(&mut self.chain_len[usize::from(id)]) {
-            OFFERED => 1,
-            descriptors => {
-                self.free_ids.push_front(id);
-                descriptors
-            }
-        };
-        self.taken(
-            self.used.advance(descriptors, self.layout.size),
-            descriptors,
-            1,
-        );
-        used
-    }
-
-    #[inline(always)]
-    fn taken(&mut self, to: Position, descriptors: u16, buffers: u16) {
-        self.used = to;
-        self.free_slots += descriptors;
-        self.outstanding -= buffers;
-        self.progress.used.store(to.to_bits(), Release);
-    }
-
-    #[cold]
-    fn wrong_id(&self, id: u16) -> RingError {
-        RingError::UsedId {
-            id: id.into(),
-            index: self.used.to_bits(),
-        }
-    }
-
     /// Asks for a call at the next used buffer (2.8.10). Returns true if one is ready already; then no call may come.
     pub fn enable_calls(&mut self) -> bool {
         let flags = if self.event_index {
@@ -695,61 +439,6 @@ impl PackedRing {
     }
 }
 
-/// The used descriptor at `at`, if it is one.
-#[inline(always)]
-fn load_used(table: View<'_>, at: Position) -> Option<UsedElement> {
-    let offset = DESCRIPTOR_LEN * usize::from(at.slot);
-    if !at.is_used(table.load_u16(offset + FLAGS_AT, Acquire)) {
-        return None;
-    }
-    let bits = u64::from_le_bytes(table.read_array(offset + LEN_AT));
-    Some(UsedElement {
-        id: (bits >> 32) as u16,
-        len: bits as u32,
-    })
-}
-
-/// Raw access to the ring's memory. These functions do not change the driver's own state, so a test can write what no
-/// driver would.
-impl PackedRing {
-    /// Writes the descriptor in `slot`, flags last and after all earlier writes.
-    pub fn write_desc(&self, slot: u16, descriptor: PackedDescriptor) {
-        let table = self.descriptors.view();
-        descriptor.store_body(table, slot.into());
-        let at = DESCRIPTOR_LEN * usize::from(slot) + FLAGS_AT;
-        table.store_u16(at, descriptor.flags, Release);
-    }
-
-    /// Reads the descriptor in `slot`.
-    #[must_use]
-    pub fn read_desc(&self, slot: u16) -> PackedDescriptor {
-        PackedDescriptor::load(self.descriptors.view(), slot.into())
-    }
-
-    /// Writes the driver's event suppression area.
-    pub fn set_driver_event(&self, event: EventArea) {
-        store_event(&self.driver_event, event);
-    }
-
-    /// The driver's event suppression area.
-    #[must_use]
-    pub fn driver_event(&self) -> EventArea {
-        load_event(&self.driver_event)
-    }
-
-    /// Writes the device's event suppression area, which normally only the device writes.
-    pub fn set_device_event(&self, event: EventArea) {
-        store_event(&self.device_event, event);
-    }
-
-    /// The device's event suppression area.
-    #[inline(always)]
-    #[must_use]
-    pub fn device_event(&self) -> EventArea {
-        load_event(&self.device_event)
-    }
-}
-
 /// Position and flags in one store: a reader never sees one without the other.
 fn store_event(area: &Window, event: EventArea) {
     let bits = u32::from(event.position) | (u32::from(event.flags) << 16);
@@ -762,42 +451,5 @@ fn load_event(area: &Window) -> EventArea {
     EventArea {
         position: bits as u16,
         flags: (bits >> 16) as u16,
-    }
-}
-
-/// Progress of a packed ring, for code that reconnects it while a pump owns it. A split ring has its used index for
-/// this; a packed ring has nothing in memory.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    descriptors: Window,
-    size: u16,
-    used: Arc<AtomicU16>,
-}
-
-impl Progress {
-    /// Position where the driver expects the next used descriptor.
-    #[must_use]
-    pub fn used_position(&self) -> Position {
-        Position::from_bits(self.used.load(Acquire))
-    }
-
-    /// Position where the device has stopped, if all buffers have one descriptor and it wrote a used descriptor for
-    /// each. If the device is running, the answer may be outdated.
-    #[must_use]
-    pub fn device_position(&self) -> Position {
-        loop {
-            let taken = self.used_position();
-            let mut at = taken;
-            for _ in 0..self.size {
-                if load_used(self.descriptors.view(), at).is_none() {
-                    break;
-                }
-                at = at.advance(1, self.size);
-            }
-            // A pump that has taken more meanwhile may have overwritten the descriptors that were read here.
-            if self.used_position() == taken {
-                return at;
-            }
-        }
     }
 }

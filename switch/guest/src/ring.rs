@@ -5,6 +5,11 @@
 //! Both check everything that a driver can check of a device: the used index never passes what was made available, and
 //! each used id was outstanding.
 
+mod layout;
+mod raw;
+
+pub use layout::{RingLayout, available_len, descriptors_len, used_len};
+
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, View, Window};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -74,62 +79,6 @@ pub enum RingError {
         /// Number of used buffers by the used index.
         batch: u16,
     },
-}
-
-/// Size and guest physical addresses of a ring. The fields are named for the split ring; a packed one has its
-/// descriptor ring, driver and device event suppression area in the same places, aligned to 16, 4 and 4 bytes, and any
-/// size up to 32768.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingLayout {
-    /// Entries, a power of two up to 32768.
-    pub size: u16,
-    /// Descriptor table, aligned to 16 bytes.
-    pub descriptors: u64,
-    /// Available ring, aligned to 2 bytes.
-    pub available: u64,
-    /// Used ring, aligned to 4 bytes.
-    pub used: u64,
-}
-
-impl RingLayout {
-    /// The three consecutive parts from `address`, each beginning at a cache line.
-    #[must_use]
-    pub fn contiguous(size: u16, address: u64) -> Self {
-        let descriptors = address.next_multiple_of(CACHE_LINE_LEN as u64);
-        let available = descriptors + descriptors_len(size).next_multiple_of(CACHE_LINE_LEN) as u64;
-        let used = available + available_len(size).next_multiple_of(CACHE_LINE_LEN) as u64;
-        Self {
-            size,
-            descriptors,
-            available,
-            used,
-        }
-    }
-
-    /// Bytes that [`RingLayout::contiguous`] needs from an address that is aligned to a cache line.
-    #[must_use]
-    pub fn contiguous_len(size: u16) -> usize {
-        let layout = Self::contiguous(size, 0);
-        (layout.used as usize + used_len(size)).next_multiple_of(CACHE_LINE_LEN)
-    }
-}
-
-/// Size of the descriptor table in bytes (2.7).
-#[must_use]
-pub fn descriptors_len(size: u16) -> usize {
-    DESCRIPTOR_LEN * usize::from(size)
-}
-
-/// Size of the available ring in bytes, with `used_event` (2.7).
-#[must_use]
-pub fn available_len(size: u16) -> usize {
-    RING_HEADER_LEN + 2 * usize::from(size) + 2
-}
-
-/// Size of the used ring in bytes, with `avail_event` (2.7).
-#[must_use]
-pub fn used_len(size: u16) -> usize {
-    RING_HEADER_LEN + USED_ELEMENT_LEN * usize::from(size) + 2
 }
 
 /// Whether an index that moves from `old` to `new` passes `event` (2.7.10).
@@ -629,117 +578,5 @@ fn free_chain(free: &mut VecDeque<u16>, next: &[u16], head: u16, descriptors: u1
     for _ in 0..descriptors {
         free.push_back(id);
         id = next[usize::from(id)];
-    }
-}
-
-/// Raw access to the ring's memory. These functions do not change the driver's own state, so a test can write what no
-/// driver would.
-impl SplitRing {
-    /// Writes descriptor `index`.
-    #[inline(always)]
-    pub fn write_desc(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
-        self.write_descriptor(
-            index,
-            Descriptor {
-                address,
-                len,
-                flags,
-                next,
-            },
-        );
-    }
-
-    /// Writes descriptors.
-    #[inline(always)]
-    pub fn write_descs(&self, descriptors: impl Iterator<Item = (u16, Descriptor)>) {
-        let table = self.descriptors.view();
-        descriptors.for_each(|(index, descriptor)| descriptor.store(table, index.into()));
-    }
-
-    fn write_descriptor(&self, index: u16, descriptor: Descriptor) {
-        descriptor.store(self.descriptors.view(), index.into());
-    }
-
-    /// Reads descriptor `index`.
-    #[must_use]
-    pub fn read_desc(&self, index: u16) -> Descriptor {
-        Descriptor::load(self.descriptors.view(), index.into())
-    }
-
-    /// Writes entry `slot` of the available ring.
-    pub fn set_avail(&mut self, slot: u16, id: u16) {
-        self.entries[usize::from(slot)] = id;
-        self.available
-            .view()
-            .store_u16(RING_HEADER_LEN + 2 * usize::from(slot), id, Relaxed);
-    }
-
-    /// Entry `slot` of the available ring.
-    #[must_use]
-    pub fn avail(&self, slot: u16) -> u16 {
-        self.available
-            .view()
-            .load_u16(RING_HEADER_LEN + 2 * usize::from(slot), Relaxed)
-    }
-
-    /// Writes the available index, after all earlier writes.
-    pub fn set_avail_idx(&self, index: u16) {
-        self.available.view().store_u16(2, index, Release);
-    }
-
-    /// The available index.
-    #[must_use]
-    pub fn avail_idx(&self) -> u16 {
-        self.available.view().load_u16(2, Acquire)
-    }
-
-    /// Writes the flags of the available ring.
-    pub fn set_avail_flags(&self, flags: u16) {
-        self.available.view().store_u16(0, flags, Relaxed);
-    }
-
-    /// Writes `used_event` (2.7.7).
-    pub fn set_used_event(&self, index: u16) {
-        self.available.view().store_u16(
-            RING_HEADER_LEN + 2 * usize::from(self.layout.size),
-            index,
-            Relaxed,
-        );
-    }
-
-    /// The used index.
-    #[inline(always)]
-    #[must_use]
-    pub fn used_idx(&self) -> u16 {
-        self.used.view().load_u16(2, Acquire)
-    }
-
-    /// Id and length of the used entry of index `index` (modulo the ring size).
-    #[must_use]
-    pub fn used_element(&self, index: u16) -> (u32, u32) {
-        let slot = usize::from(index & (self.layout.size - 1));
-        let bits = u64::from_le_bytes(
-            self.used
-                .view()
-                .read_array(RING_HEADER_LEN + USED_ELEMENT_LEN * slot),
-        );
-        (bits as u32, (bits >> 32) as u32)
-    }
-
-    /// The flags of the used ring.
-    #[inline(always)]
-    #[must_use]
-    pub fn used_flags(&self) -> u16 {
-        self.used.view().load_u16(0, Relaxed)
-    }
-
-    /// `avail_event` (2.7.9).
-    #[inline(always)]
-    #[must_use]
-    pub fn avail_event(&self) -> u16 {
-        self.used.view().load_u16(
-            RING_HEADER_LEN + USED_ELEMENT_LEN * usize::from(self.layout.size),
-            Relaxed,
-        )
     }
 }

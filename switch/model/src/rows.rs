@@ -4,6 +4,7 @@ use crosspoint_packet::DropReason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod bindings;
 mod groups;
 mod multicast;
 mod port;
@@ -14,6 +15,7 @@ mod slo;
 mod switch;
 mod worker;
 
+pub use bindings::{BindingRow, bindings};
 pub use groups::{ConnectionRow, ConnectionTable, GroupRow, GroupTables, RuleRow, SetRow};
 pub use multicast::{MulticastGroupRow, MulticastTable, QuerierRow};
 pub use port::{GuestRow, PortDetail, PortRow, guests, port, port_detail, ports};

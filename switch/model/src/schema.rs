@@ -4,8 +4,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use crate::rows::{
-    ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, MulticastTable, PortDetail,
-    PortRow, QueueRow, RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
+    BindingRow, ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, MulticastTable,
+    PortDetail, PortRow, QueueRow, RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
 };
 use crate::status::{BridgeStatus, MirrorStatus, SflowStatus};
 
@@ -39,6 +39,8 @@ struct Topics {
     mirrors: Vec<MirrorStatus>,
     /// `show bridges`, the default bridge first
     bridges: Vec<BridgeStatus>,
+    /// `show bindings`, by port
+    bindings: Vec<BindingRow>,
     /// `show multicast`
     multicast: MulticastTable,
     /// `show groups`, in the order of the configuration

@@ -15,6 +15,7 @@
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
 //! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
 //! | `bridges` | array of [`BridgeStatus`](crate::status::BridgeStatus), the default bridge first |
+//! | `bindings` | array of [`BindingRow`](crate::rows::BindingRow), by port |
 //! | `multicast` | one [`MulticastTable`](crate::rows::MulticastTable) |
 //! | `groups` | array of [`GroupRow`](crate::rows::GroupRow), in the order of the configuration |
 //! | `rules` | array of [`RuleRow`](crate::rows::RuleRow), by group |
@@ -60,6 +61,8 @@ pub enum Topic {
     Mirrors,
     /// Bridges.
     Bridges,
+    /// Addresses that are bound to ports.
+    Bindings,
     /// Multicast groups and queriers.
     Multicast,
     /// Security groups.
@@ -76,7 +79,7 @@ pub enum Topic {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 17] = [
+    pub const ALL: [Topic; 18] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -88,6 +91,7 @@ impl Topic {
         Topic::Xdp,
         Topic::Mirrors,
         Topic::Bridges,
+        Topic::Bindings,
         Topic::Multicast,
         Topic::Groups,
         Topic::Rules,
@@ -110,6 +114,7 @@ impl Topic {
             Topic::Xdp => "xdp",
             Topic::Mirrors => "mirrors",
             Topic::Bridges => "bridges",
+            Topic::Bindings => "bindings",
             Topic::Multicast => "multicast",
             Topic::Groups => "groups",
             Topic::Rules => "rules",
@@ -133,6 +138,7 @@ impl Topic {
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
             Topic::Bridges => "bridges, their ports, and how full their forwarding databases are",
+            Topic::Bindings => "the addresses that ports may claim, and no other port",
             Topic::Multicast => "multicast groups, their ports, and the queriers",
             Topic::Groups => "security groups, and the ports that have them",
             Topic::Rules => {

@@ -10,6 +10,7 @@ mod drops;
 pub(crate) mod format;
 pub(crate) mod rates;
 mod render;
+mod render_bindings;
 mod render_bridges;
 mod render_groups;
 mod render_mirrors;

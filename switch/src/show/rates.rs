@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use crosspoint_model::status::{
-    FdbMover, LatencyStatus, PortStatus, QueueStatus, Status, StatusReport, WorkerStatus,
+    FdbMover, LatencyStatus, PortConnections, PortStatus, QueueStatus, Status, StatusReport,
+    WorkerStatus,
 };
 
 use super::render::stream;
@@ -57,6 +58,10 @@ pub struct PortRates {
     pub moves: Option<f64>,
     /// Addresses that were not moved to it because they had moved too often, per second.
     pub damped: Option<f64>,
+    /// Connections that began, per second.
+    pub connections_begun: Option<f64>,
+    /// Connections that were refused, per second.
+    pub connections_refused: Option<f64>,
     /// Its flooded frames.
     pub floods: Floods,
 }
@@ -231,6 +236,8 @@ impl<'a> Interval<'a> {
                 floods_dropped: rate(&|port| shares::drops_for(port, shares::is_storm)),
                 moves: rate(&|port| port.addresses_moved),
                 damped: rate(&|port| port.addresses_damped),
+                connections_begun: rate(&|port| connections(port).created),
+                connections_refused: rate(&|port| connections(port).refused),
                 floods: Floods {
                     broadcasts: rate(&|port| of_queues(port, |queue| queue.broadcasts)),
                     multicasts: rate(&|port| of_queues(port, |queue| queue.multicasts)),
@@ -383,6 +390,11 @@ impl<'a> Interval<'a> {
         }
         all
     }
+}
+
+/// Those of a port with security groups; none for others.
+fn connections(port: &PortStatus) -> PortConnections {
+    port.connections.unwrap_or_default()
 }
 
 fn of_queues(port: &PortStatus, read: fn(&QueueStatus) -> u64) -> u64 {

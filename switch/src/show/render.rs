@@ -12,7 +12,9 @@ use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
 use super::sflow::sflow;
 use super::table::Align::{self, Left, Right};
 use super::table::{Table, paragraph, printable};
-use super::{render_bridges, render_groups, render_mirrors, render_multicast, slo, vlan};
+use super::{
+    render_bindings, render_bridges, render_groups, render_mirrors, render_multicast, slo, vlan,
+};
 use crosspoint_model::rows::{
     ConnectionTable, Fdb, GuestRow, LatencyRow, MulticastTable, PortRow, QueueRow, SwitchRow,
     WorkerRow, XdpRow,
@@ -44,6 +46,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
         Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
         Topic::Mirrors => Vec::deserialize(value).map(|rows| render_mirrors::mirrors(&rows)),
+        Topic::Bindings => Vec::deserialize(value).map(|rows| render_bindings::bindings(&rows)),
         Topic::Multicast => {
             MulticastTable::deserialize(value).map(|table| render_multicast::multicast(&table))
         }

@@ -69,6 +69,7 @@ impl Watch {
             | Topic::Xdp
             | Topic::Mirrors
             | Topic::Bridges
+            | Topic::Bindings
             | Topic::Multicast
             | Topic::Groups
             | Topic::Rules

@@ -16,7 +16,7 @@ use crate::{control, help, top};
 
 /// Watch a running switch: its current traffic, drops and completion times
 ///
-/// All values are per second, over the time since the previous refresh. Keys: 1 to 8 or Tab choose the view, left and right
+/// All values are per second, over the time since the previous refresh. Keys: 1 to 9 or Tab choose the view, left and right
 /// the column to sort by, r reverses the order, / filters, Enter shows one line in full, p pauses, + and - change the
 /// interval, ? explains the keys, q ends.
 #[derive(Args)]

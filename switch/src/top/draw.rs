@@ -144,6 +144,7 @@ fn table(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'s
             (false, ..) => "",
             (_, 0, View::Drops) => "Nothing was dropped.",
             (_, 0, View::Latency) => "There are no guests.",
+            (_, 0, View::Connections) => "No port has security groups.",
             (_, 0, View::Moves) => "No address has moved recently.",
             (_, 0, _) => "There are none.",
             _ => "No line has the text.",

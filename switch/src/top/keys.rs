@@ -72,7 +72,7 @@ fn pressed(code: KeyCode) -> Option<Action> {
         KeyCode::Enter => Action::Open,
         KeyCode::Tab => Action::NextView,
         KeyCode::BackTab => Action::PreviousView,
-        KeyCode::Char(digit @ '1'..='8') => {
+        KeyCode::Char(digit @ '1'..='9') => {
             let index = digit.to_digit(10).unwrap_or(1) as usize - 1;
             Action::See(View::ALL.get(index).copied()?)
         }
@@ -96,7 +96,7 @@ fn pressed(code: KeyCode) -> Option<Action> {
 
 /// The keys, for people.
 pub(super) const HELP: [&str; 19] = [
-    "1 to 8      ports, queues, workers, drops, latency, shares, moves, floods",
+    "1 to 9      the views, in the order of their names above",
     "Tab         the next view; Shift-Tab the one before",
     "Up Down     choose a line; also k j, PageUp PageDown, Home End",
     "Enter       show that line in full",

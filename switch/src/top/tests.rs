@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crosspoint_model::status::{
-    DaemonStatus, DeviceStatus, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus,
-    ShownState, Status, StatusReport, StreamStatus, VringStatus, WorkerStatus, XdpStatus,
+    DaemonStatus, DeviceStatus, FdbMover, FdbStatus, LatencyStatus, PortConnections, PortStatus,
+    QueueStatus, ShownState, Status, StatusReport, StreamStatus, VringStatus, WorkerStatus,
+    XdpStatus,
 };
 use proptest::prelude::*;
 use ratatui::Terminal;
@@ -100,6 +101,13 @@ fn snapshot(second: u64) -> StatusReport {
         connections: 1,
         features: vec!["CSUM".to_owned(), "MRG_RXBUF".to_owned()],
         ..DeviceStatus::default()
+    });
+    web.connections = Some(PortConnections {
+        connections: 50 + second as u32,
+        half_open: 3,
+        max: 100,
+        created: 20 * second,
+        refused: 2 * second,
     });
     (web.weight, web.addresses_moved, web.addresses_damped) = (2, 3 * second, 7 * second);
     let mut away = port("db-1", "vhost", ShownState::Down, vec![quiet]);

@@ -36,6 +36,7 @@ pub fn write_json(
         Topic::Latency => serde_json::to_writer(out, &rows::latency(&status)),
         Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
         Topic::Mirrors => serde_json::to_writer(out, &status.mirrors),
+        Topic::Bindings => serde_json::to_writer(out, &rows::bindings(&status)),
         Topic::Multicast => serde_json::to_writer(out, &source.multicast()),
         Topic::Bridges => serde_json::to_writer(out, &status.bridges),
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),

@@ -84,6 +84,7 @@ impl Dataplane {
                 port.since = Instant::now();
             }
             (port.state, port.detail) = (state, detail);
+            port.forgive_mac_limit();
         } else if was_quarantined {
             change.add.clear();
             change.egress = None;
@@ -213,6 +214,7 @@ impl Dataplane {
         view.probes = probes.then(|| self.probes.clone());
         let view = Arc::new(view);
         state.view = view.clone();
+        state.published += 1;
         let mut changes = changes.into_iter();
         for (number, link) in self.links.iter().enumerate() {
             let change = changes.next().unwrap_or_default();

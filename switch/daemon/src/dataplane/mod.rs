@@ -133,13 +133,15 @@ struct Port {
     before: kept::Before,
     /// Set while the port is blocked because of a loop.
     blocked: Option<probes::Blocked>,
-    /// How many of its addresses had been refused when that was last looked at.
-    addresses_refused: u64,
+    /// How many frames from addresses beyond its limit had been dropped when it was last attached or changed.
+    mac_limit_drops: u64,
 }
 
 struct State {
     ports: Vec<Option<Port>>,
     view: Arc<Snapshot>,
+    /// How many snapshots there have been.
+    published: u64,
     ageing: Ageing,
     moves: moves::Reported,
     loops: loops::Loops,
@@ -232,6 +234,7 @@ impl Dataplane {
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
+                published: 0,
                 ageing,
                 moves: moves::Reported::default(),
                 loops: loops::Loops::default(),
@@ -341,7 +344,7 @@ impl Dataplane {
             calls: Calls::new(self.clock.hz()),
             before,
             blocked: None,
-            addresses_refused: 0,
+            mac_limit_drops: 0,
         });
         if let Some(Some(port)) = state.ports.get_mut(number) {
             port.set_mac_limit_action(port.options.mac_limit_action);
@@ -464,6 +467,7 @@ impl Dataplane {
         let mut state = self.lock();
         self.take_faults(&mut state, None);
         self.take_stuck(&mut state, None);
+        self.quarantine_over_limit(&mut state);
     }
 
     /// The state of port `number`.

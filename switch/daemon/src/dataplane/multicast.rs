@@ -173,8 +173,6 @@ impl Snooping {
     /// Forgets what was heard on a port. The next look publishes it.
     pub(super) fn forget_port(&mut self, number: u16) {
         self.has_changed |= self.expire(Instant::now(), |port, _| port != number);
-        // It may be an uplink that is now in other bridges.
-        self.has_changed |= self.settings.querier;
         self.querier.ask_again(number);
     }
 
@@ -190,7 +188,7 @@ impl Snooping {
             let heard = self.routers.get(&(place, family)).into_iter();
             let mut ports: Vec<u16> = heard.flat_map(BTreeMap::keys).copied().collect();
             if self.asks_in(place, family) {
-                ports.extend(querier::uplinks(view, place.0));
+                ports.extend(self.unasked(view, place));
             }
             ports
         };
@@ -291,7 +289,7 @@ impl Dataplane {
             .map(|((number, vlan), family)| QuerierRow {
                 address: match family {
                     Family::V4 => Ipv4Addr::UNSPECIFIED.to_string(),
-                    Family::V6 => "fe80::".to_owned(),
+                    Family::V6 => "link-local".to_owned(),
                 },
                 vlan,
                 bridge: bridge(number),

@@ -137,9 +137,10 @@ impl Dataplane {
     pub(crate) fn count_on(&self, counters: &Counters) {
         let mut state = self.lock();
         state.removed = counters.removed.clone();
-        for port in state.ports.iter().flatten() {
+        for port in state.ports.iter_mut().flatten() {
             if let Some(counted) = counters.ports.get(&port.options.name) {
                 port.view.counters.add_by_name(self.links.len(), counted);
+                port.forgive_mac_limit();
             }
         }
     }

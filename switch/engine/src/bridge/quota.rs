@@ -78,8 +78,12 @@ impl Quota {
             return true;
         }
         self.give_back();
-        self.events.addresses_refused.add_one();
         false
+    }
+
+    /// Counts an address that was not learned.
+    pub(crate) fn note_refused(&self) {
+        self.events.addresses_refused.add_one();
     }
 
     /// Counts one more address, even beyond the limit.

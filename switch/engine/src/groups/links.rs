@@ -57,6 +57,34 @@ pub(super) struct LinkFrame {
     pub(super) mac: Mac,
 }
 
+/// The addresses that rules name, each with the rule's index; ascending, each pair once.
+fn stations<'r>(rules: impl Iterator<Item = (usize, &'r Rule)>) -> Vec<(Mac, usize)> {
+    let named = rules.flat_map(|(index, rule)| rule.link.macs.iter().map(move |mac| (*mac, index)));
+    let mut named: Vec<(Mac, usize)> = named.collect();
+    named.sort_unstable();
+    named.dedup();
+    named
+}
+
+/// Returns how many sets of rules are made of these rules here, at most.
+pub(super) fn sets_of<'r>(rules: impl Iterator<Item = (usize, &'r Rule)> + Clone) -> usize {
+    let named = stations(rules.clone());
+    let macs = named.chunk_by(|(a, _), (b, _)| a == b).count();
+    let has_parts = rules
+        .clone()
+        .any(|(_, rule)| rule.link.narrows() || rule.link.ethertype.is_some());
+    // Those by flags, VLAN and type; the addresses of rules for IP and of those that are not.
+    let vlans = 2 * rules
+        .clone()
+        .map(|(_, rule)| rule.link.vlans.len())
+        .sum::<usize>();
+    if has_parts {
+        2 * macs + 256 + 2 * vlans + rules.count()
+    } else {
+        0
+    }
+}
+
 /// The sets of rules by MAC address and VLAN.
 struct Around {
     /// By address, ascending: the rules that name it, and those that name none.
@@ -70,34 +98,27 @@ impl Around {
     fn new<'r>(count: usize, rules: impl Iterator<Item = (usize, &'r Rule)> + Clone) -> Around {
         let words = count.div_ceil(64);
         let is_any = |(_, rule): &(usize, &Rule)| rule.link.macs.is_empty();
-        let anywhere = || rules.clone().filter(is_any).map(|(index, _)| index);
-        let named = rules
-            .clone()
-            .flat_map(|(_, rule)| rule.link.macs.iter().copied());
-        let mut macs: Vec<Mac> = named.collect();
-        macs.sort_unstable();
-        macs.dedup();
-        let of = |mac: Mac| {
-            let its = rules
-                .clone()
-                .filter(|(_, rule)| rule.link.macs.contains(&mac));
-            (
-                mac,
-                bits(words, its.map(|(index, _)| index).chain(anywhere())),
-            )
-        };
+        let anywhere = rules.clone().filter(is_any).map(|(index, _)| index);
+        let any_mac = bits(words, anywhere);
+        let named = stations(rules.clone());
+        let of_one = named.chunk_by(|(a, _), (b, _)| a == b).filter_map(|same| {
+            let (mac, _) = same.first()?;
+            let mut set = any_mac.clone();
+            let its = bits(words, same.iter().map(|(_, index)| *index));
+            set.iter_mut().zip(&its).for_each(|(all, own)| *all |= own);
+            Some((*mac, set))
+        });
         let ranges = rules.clone().flat_map(|(index, rule)| {
-            let all = [0..=u16::MAX];
             let own = match rule.link.vlans.is_empty() {
-                true => all.to_vec(),
+                true => vec![0..=u16::MAX],
                 false => rule.link.vlans.to_vec(),
             };
             own.into_iter().map(move |range| (range, index))
         });
         Around {
-            macs: macs.into_iter().map(of).collect(),
-            any_mac: bits(words, anywhere()),
+            macs: of_one.collect(),
             vlans: Pieces::new(count, ranges),
+            any_mac,
         }
     }
 
@@ -178,19 +199,20 @@ impl LinkRules {
         rules: impl Iterator<Item = (usize, &'r Rule)> + Clone,
     ) -> Option<LinkRules> {
         let words = count.div_ceil(64);
-        let named = rules.clone().filter_map(|(_, rule)| rule.link.ethertype);
+        let typed = rules.filter(|(_, rule)| rule.link.ethertype.is_some());
+        let named = typed.clone().filter_map(|(_, rule)| rule.link.ethertype);
         let mut types: Vec<u16> = named.collect();
         types.sort_unstable();
         types.dedup();
         let of = |kind: u16| {
-            let its = rules
+            let its = typed
                 .clone()
                 .filter(|(_, rule)| rule.link.ethertype == Some(kind));
             (kind, bits(words, its.map(|(index, _)| index)))
         };
         (!types.is_empty()).then(|| LinkRules {
             types: types.iter().copied().map(of).collect(),
-            around: Around::new(count, rules.clone()),
+            around: Around::new(count, typed.clone()),
         })
     }
 

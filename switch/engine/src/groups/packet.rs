@@ -1,8 +1,6 @@
 //! What security groups decide on: a packet's addresses, protocol and ports.
 //!
-//! What is decided on is what is delivered. Bytes beyond the frame's head are held first ([`Burst::hold_beginning`]), with
-//! one exception: where no rule names flags of TCP, these are read once more than they are delivered. Then they do not decide
-//! which packets pass, only how long a connection is remembered.
+//! What is decided on is what is delivered. Bytes beyond the frame's head are held first ([`Burst::hold_beginning`]).
 
 use std::net::Ipv4Addr;
 
@@ -20,6 +18,8 @@ use crate::groups::rules::Direction;
 use crate::stages::checked_offload;
 use crate::stages::port_security::is_hidden;
 
+/// Bytes of a TCP header that are decided on: up to its flags. They must be in the first fragment (RFC 1858, 3).
+const TCP_MIN: usize = 14;
 /// Bytes of the beginning of a fragmented packet's payload that must be in its first fragment: the ports of all
 /// protocols (RFC 1858, 3).
 const FIRST_FRAGMENT_MIN: usize = 8;
@@ -167,16 +167,9 @@ fn remote_mac(frame: &Frame, direction: Direction) -> Mac {
     }
 }
 
-/// How a frame is read: its direction as seen from the guest, and whether flags of TCP decide if it passes.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) direction: Direction,
-    pub(super) has_flags: bool,
-}
-
 /// Reads any frame.
 #[inline(never)]
-pub(super) fn read(burst: &mut Burst, index: usize, wanted: Wanted) -> Packet {
+pub(super) fn read(burst: &mut Burst, index: usize, direction: Direction) -> Packet {
     let Some(frame) = burst.frames().get(index) else {
         return Packet::Other;
     };
@@ -184,23 +177,14 @@ pub(super) fn read(burst: &mut Burst, index: usize, wanted: Wanted) -> Packet {
     if exempt::is_link_frame(frame, &headers) {
         return Packet::Exempt;
     }
-    if is_beyond_head(frame, &headers, wanted) {
-        return read_held(burst, index, wanted).unwrap_or(Packet::Other);
+    if is_beyond_head(frame, &headers) {
+        return read_held(burst, index, direction).unwrap_or(Packet::Other);
     }
-    // Only the flags of TCP may lie beyond the head.
-    let mut flags = None;
-    if headers.protocol == TCP && headers.offset + 13 >= HEAD_LEN {
-        let mut bytes = [0; HEAD_LEN + 32];
-        let read = burst.read_beginning(frame, &mut bytes);
-        let bytes = bytes.get(..read).unwrap_or(&[]);
-        flags = bytes.get(headers.offset + 13).copied();
-    }
-    let reading = Reading::new(frame, frame.headers(), headers, wanted);
-    Reading { flags, ..reading }.packet()
+    Reading::new(frame, frame.headers(), headers, direction).packet()
 }
 
 /// Reads a frame whose beginning is held.
-fn read_held(burst: &mut Burst, index: usize, wanted: Wanted) -> Option<Packet> {
+fn read_held(burst: &mut Burst, index: usize, direction: Direction) -> Option<Packet> {
     let (bytes, len) = burst.hold_beginning(index)?;
     let bytes = bytes.get(..len)?;
     let frame = burst.frames_mut().get_mut(index)?;
@@ -208,11 +192,11 @@ fn read_held(burst: &mut Burst, index: usize, wanted: Wanted) -> Option<Packet> 
         // What was checked may have been read from the guest's memory before the bytes that are held.
         frame.offload = checked_offload(frame, bytes)?;
     }
-    Some(Reading::new(frame, bytes, Headers::parse(bytes), wanted).packet())
+    Some(Reading::new(frame, bytes, Headers::parse(bytes), direction).packet())
 }
 
 /// Whether what is decided on lies beyond the frame's head: ports behind long headers, and what ICMP errors quote.
-fn is_beyond_head(frame: &Frame, headers: &Headers, wanted: Wanted) -> bool {
+fn is_beyond_head(frame: &Frame, headers: &Headers) -> bool {
     if frame.len as usize <= HEAD_LEN {
         return false;
     }
@@ -227,7 +211,7 @@ fn is_beyond_head(frame: &Frame, headers: &Headers, wanted: Wanted) -> bool {
                 // Up to the target of neighbour discovery.
                 ICMPV6 => 24,
                 ICMP => 8,
-                TCP if wanted.has_flags => 14,
+                TCP => TCP_MIN,
                 _ => 4,
             };
             headers.offset + needed > HEAD_LEN
@@ -240,8 +224,8 @@ fn is_beyond_head(frame: &Frame, headers: &Headers, wanted: Wanted) -> bool {
 struct Reading<'b> {
     bytes: &'b [u8],
     headers: Headers,
-    /// Flags of TCP, if they lie behind `bytes`.
-    flags: Option<u8>,
+    /// Whether it is quoted by an ICMP error, which may have only the ports of it (RFC 792).
+    is_quoted: bool,
     vlan: u16,
     mac: Mac,
     /// Whether it goes to a group of stations, by its Ethernet address.
@@ -251,13 +235,13 @@ struct Reading<'b> {
 }
 
 impl<'b> Reading<'b> {
-    fn new(frame: &Frame, bytes: &'b [u8], headers: Headers, wanted: Wanted) -> Reading<'b> {
+    fn new(frame: &Frame, bytes: &'b [u8], headers: Headers, direction: Direction) -> Reading<'b> {
         Reading {
             bytes,
             headers,
-            flags: None,
+            is_quoted: false,
             vlan: frame.vlan,
-            mac: remote_mac(frame, wanted.direction),
+            mac: remote_mac(frame, direction),
             is_to_group: frame.dst.is_group(),
             large_len: (frame.offload.gso_type != 0).then_some(frame.len as usize),
         }
@@ -287,6 +271,8 @@ impl<'b> Reading<'b> {
             Fragment::First | Fragment::Later => Some(self.fragments(ends)?),
         };
         match headers.stop {
+            // It would write over the flags that were decided on (RFC 3128).
+            Stop::LaterFragment if self.is_over_flags() => return None,
             Stop::LaterFragment => return fragments.map(Packet::Later),
             Stop::Layer4 => {}
             _ => return None,
@@ -363,6 +349,24 @@ impl<'b> Reading<'b> {
         })
     }
 
+    /// Whether it is a later fragment of TCP that begins within the header, 8 bytes behind its start.
+    fn is_over_flags(&self) -> bool {
+        let (headers, bytes) = (&self.headers, self.bytes);
+        // In units of 8 bytes.
+        let (protocol, place) = match headers.ip_version {
+            4 => (
+                bytes.get(headers.network + 9).copied(),
+                be16(bytes, headers.network + 6).map(|field| field & 0x1fff),
+            ),
+            _ => {
+                let at = headers.offset.saturating_sub(8);
+                let place = be16(bytes, at + 2).map(|field| field >> 3);
+                (bytes.get(at).copied(), place)
+            }
+        };
+        protocol == Some(TCP) && place.is_none_or(|place| place < 2)
+    }
+
     /// The walk skips some headers that are protocols to rules: an authentication header, mobility, HIP, shim6. Returns that
     /// protocol if there is one; `None` within if nothing tells which.
     fn extension_protocol(&self) -> Option<Option<u8>> {
@@ -401,6 +405,7 @@ impl<'b> Reading<'b> {
         let (bytes, at) = (self.bytes, self.headers.offset);
         let flow = self.portless(ends, self.headers.protocol);
         let needed = match (is_fragment, flow.protocol) {
+            (_, TCP) if !self.is_quoted => TCP_MIN,
             (true, _) => FIRST_FRAGMENT_MIN,
             (false, TCP | UDP | SCTP) => 4,
             (false, ICMP | ICMPV6) => 8,
@@ -410,10 +415,14 @@ impl<'b> Reading<'b> {
             return None;
         }
         match flow.protocol {
-            TCP | UDP | SCTP => {
-                let flags = self.flags.or(bytes.get(at + 13).copied()).unwrap_or(0);
-                Some(with_ports(flow, bytes, at)?.with_flags(flags))
+            TCP if !self.is_quoted => {
+                let flags = *bytes.get(at + 13)?;
+                Some(Flow {
+                    flags,
+                    ..with_ports(flow, bytes, at)?
+                })
             }
+            TCP | UDP | SCTP => with_ports(flow, bytes, at),
             ICMP | ICMPV6 => with_echo(flow, bytes, at),
             _ => Some(flow),
         }
@@ -452,7 +461,7 @@ impl<'b> Reading<'b> {
         let inner = Reading {
             bytes: inner.get(..14 + len)?,
             headers: Headers::parse(inner.get(..14 + len)?),
-            flags: Some(0),
+            is_quoted: true,
             vlan: self.vlan,
             mac: self.mac,
             is_to_group: false,
@@ -465,13 +474,6 @@ impl<'b> Reading<'b> {
         let flow = inner.flow(inner.addresses()?, false)?;
         let ends = flow.ends.turned();
         flow.is_tracked.then_some(Flow { ends, ..flow })
-    }
-}
-
-impl Flow {
-    fn with_flags(self, flags: u8) -> Flow {
-        let flags = if self.protocol == TCP { flags } else { 0 };
-        Flow { flags, ..self }
     }
 }
 

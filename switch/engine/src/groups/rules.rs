@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crosspoint_packet::{IpNet, Mac};
 
-use super::links::{LinkFrame, LinkParts, LinkRules, Narrowed};
+use super::links::{self, LinkFrame, LinkParts, LinkRules, Narrowed};
 use super::numbers::{ICMP, ICMPV6};
 use super::ranges::{Bits, Pieces};
 
@@ -93,8 +93,6 @@ pub struct RuleTable {
     names: Box<[String]>,
     /// Whether any rule is stateful.
     tracks: bool,
-    /// Whether any rule names flags of TCP.
-    has_flags: bool,
     /// By worker, then by rule: each worker writes its own.
     hits: Box<[Box<[AtomicU64]>]>,
 }
@@ -137,7 +135,6 @@ impl RuleTable {
             stateful: rules.iter().map(|rule| rule.stateful).collect(),
             names: rules.iter().map(|rule| rule.name.clone()).collect(),
             tracks: rules.iter().any(|rule| rule.stateful),
-            has_flags: rules.iter().any(|rule| rule.link.tcp_flags.is_some()),
             hits: (0..workers.max(1)).map(|_| counters()).collect(),
         })
     }
@@ -168,11 +165,6 @@ impl RuleTable {
             Direction::Out => &self.outwards,
         };
         side.link.as_ref()?.first(frame)
-    }
-
-    /// Returns whether flags of TCP decide which packets pass.
-    pub(super) fn has_flags(&self) -> bool {
-        self.has_flags
     }
 
     /// Returns a rule's name.
@@ -227,7 +219,7 @@ impl Side {
         };
         let v4 = Pieces::<u32>::new(remotes.lists.len(), remotes.v4());
         let v6 = Pieces::<u128>::new(remotes.lists.len(), remotes.v6());
-        let classes = v4.class_count() + v6.class_count();
+        let classes = v4.class_count() + v6.class_count() + links::sets_of(all());
         let bytes = classes * words * 8;
         if bytes > RULES_BYTES_MAX {
             return Err(TooComplex::Bytes(bytes));

@@ -7,7 +7,7 @@ use crate::egress::deliver::unicast;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::Connections;
 use crate::groups::judge::{Address, Judge, Judgement, Passed};
-use crate::groups::packet::{Flow, Packet, Wanted, read, read_plain};
+use crate::groups::packet::{Flow, Packet, read, read_plain};
 use crate::groups::rules::Direction;
 use crate::snapshot::{PortSnapshot, Snapshot};
 
@@ -59,12 +59,7 @@ impl Packets {
         let direction = judge.map_or(Direction::In, |judge| judge.direction);
         if !frame.is_some_and(|frame| read_plain(frame, direction, flow)) {
             self.plain &= !bit;
-            let has_flags = judge.is_none_or(|judge| judge.policy.rules().has_flags());
-            let wanted = Wanted {
-                direction,
-                has_flags,
-            };
-            self.others[place] = read(burst, index, wanted);
+            self.others[place] = read(burst, index, direction);
             return;
         }
         self.plain |= bit;
@@ -244,11 +239,7 @@ pub(crate) fn explain(
 ) -> Option<Judgement> {
     let policy = view.port(port)?.groups.as_deref()?;
     let judge = judge(policy, view.connections.as_deref()?, direction, 0);
-    let wanted = Wanted {
-        direction,
-        has_flags: policy.rules().has_flags(),
-    };
-    Some(judge.explain(&read(burst, 0, wanted)))
+    Some(judge.explain(&read(burst, 0, direction)))
 }
 
 /// Returns why a port's groups do not allow a copy of flooded frame `index`, if they do not.

@@ -135,6 +135,8 @@ pub struct BridgePort {
     pub rings: Vec<Ring>,
     /// Address limit; 0 for none.
     pub mac_limit: usize,
+    /// Whether frames from addresses beyond it are dropped.
+    pub drops_beyond: bool,
     pub ledger: Ledger,
     /// Expected output of each queue since the last comparison, in order.
     pub out: Vec<Vec<Copy>>,
@@ -264,7 +266,10 @@ impl Bridge {
             Ok(vlan) => vlan,
             Err(reason) => return Fate::Drop(reason),
         };
-        self.learn(src.try_into().unwrap(), vlan, ingress);
+        let is_known = self.learn(src.try_into().unwrap(), vlan, ingress);
+        if !is_known && self.ports[ingress].drops_beyond {
+            return Fate::Drop(DropReason::MacLimit);
+        }
         if !is_group(dst)
             && let Some(&port) = self.stations.get(&(dst.try_into().unwrap(), vlan))
         {
@@ -306,12 +311,15 @@ impl Bridge {
         self.stations.values().filter(|on| **on == port).count()
     }
 
-    fn learn(&mut self, mac: [u8; 6], vlan: u16, port: usize) {
+    /// Returns whether the station is known on the port afterwards.
+    fn learn(&mut self, mac: [u8; 6], vlan: u16, port: usize) -> bool {
         let limit = self.ports[port].mac_limit;
         let known = self.stations.get(&(mac, vlan)) == Some(&port);
-        if !known && (limit == 0 || self.stations_on(port) < limit) {
+        let has_room = limit == 0 || self.stations_on(port) < limit;
+        if !known && has_room {
             self.stations.insert((mac, vlan), port);
         }
+        known || has_room
     }
 }
 

@@ -1,7 +1,7 @@
 //! Single cases of security groups: what always passes, TCP's states, ICMP errors, fragments, headers that hide what they
 //! are, limits, and changed rules.
 
-use crosspoint_engine::groups::{ConnectionState, Direction, LinkParts, Rule};
+use crosspoint_engine::groups::{ConnectionState, Direction, LinkParts, Rule, TcpFlags};
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_packet::{DropReason, Mac};
 
@@ -523,4 +523,58 @@ fn a_rule_for_a_station_also_holds_when_rules_change() {
     assert!(rig.pass(&open.answer().flags(ACK)));
     rig.set_rules(vec![from(9)], 2, false);
     assert!(!rig.pass(&open.flags(ACK)));
+}
+
+/// Flags that a rule compares cannot be hidden: not behind a tiny first fragment and padding, not under a fragment that would be
+/// written over them (RFC 1858, RFC 3128), and not behind more headers than are read.
+#[test]
+fn no_segment_hides_its_flags_from_a_rule() {
+    let flags = |set, clear| Rule {
+        link: LinkParts {
+            tcp_flags: Some(TcpFlags { set, clear }),
+            ..LinkParts::default()
+        },
+        stateful: false,
+        ..rule(Direction::In, Some(TCP), &[], None)
+    };
+    const MORE: u16 = 0x2000;
+    let header = |flags: u8| {
+        let mut header = [&[0, 9, 0, 80][..], &[0; 8], &[0x50, flags], &[0; 6]].concat();
+        header.resize(24, 0);
+        header
+    };
+    let mut rig = Rig::new([vec![flags(ACK, 0)], vec![any_out()]]);
+    let mut passes = |place: u16, payload: &[u8]| {
+        let packet = v4(FAR, A, TCP, 7, place, payload);
+        let mut frame = ethernet(GUEST, UPLINK, &[8, 0], &packet);
+        // What is behind a short packet is padding: flags of another segment.
+        if payload.len() == 8 {
+            frame[14 + 20 + 13] = ACK;
+        }
+        !rig.send(UPLINK, &frame).is_empty()
+    };
+    assert!(!passes(MORE, &header(SYN)[..8]));
+    assert!(!passes(MORE, &header(SYN)));
+    assert!(passes(MORE, &header(ACK)));
+    assert!(!passes(1, &header(SYN)[8..]));
+    assert!(passes(3, &[7; 40]));
+
+    // Ports within the bytes that are read, and flags behind them.
+    let mut rig = Rig::new([vec![flags(0, SYN)], vec![any_out()]]);
+    let mut passes = |options: usize, flags: u8| {
+        let len = (options / 8 - 1) as u8;
+        let mut payload = [&[TCP, len, 1, 4][..], &vec![0; options - 4]].concat();
+        payload.extend(header(flags));
+        let packet = v6(FAR, A, 64, 60, &payload);
+        !rig.send(UPLINK, &ethernet(GUEST, UPLINK, &[0x86, 0xdd], &packet))
+            .is_empty()
+    };
+    for (options, flags, expected) in [
+        (8, ACK, true),
+        (8, SYN, false),
+        (64, ACK, false),
+        (64, SYN, false),
+    ] {
+        assert_eq!(passes(options, flags), expected, "{options} {flags}");
+    }
 }

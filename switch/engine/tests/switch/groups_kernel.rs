@@ -295,7 +295,8 @@ fn compare(rules: &[Rule], events: &[Event], is_stateful: bool) -> Result<(), Te
             {
                 (of(*session, false, SYN), None)
             }
-            Event::Reset(session, side) if (1..5).contains(&steps[*session]) => {
+            // Until there was an answer, the kernel compares each packet with the rules.
+            Event::Reset(session, side) if (2..5).contains(&steps[*session]) => {
                 (of(*session, *side, RST | ACK), None)
             }
             _ => continue,

@@ -62,6 +62,7 @@ fn options(random: &mut Random, vlan: VlanPolicy) -> PortOptions {
         split: pick(random, &[ChainSplit::Single, ChainSplit::HeaderApart]),
         frame_len_max: FRAME_LEN_MAX,
         mac_limit: pick(random, &[0, 0, 0, 1, 3]),
+        drops_beyond: pick(random, &[false, true]),
         joins: true,
         ..PortOptions::default()
     }
@@ -84,6 +85,7 @@ fn pair(seed: u64, random: &mut Random) -> Pair {
             condition: Condition::Up,
             rings: vec![ring; options.queues],
             mac_limit: options.mac_limit as usize,
+            drops_beyond: options.drops_beyond,
             ledger: Ledger {
                 tx: vec![(0, 0); options.queues],
                 ..Ledger::default()
@@ -270,7 +272,9 @@ impl Run {
             // Another port with the same number: no address was seen there.
             self.forget(port);
             let limit = self.pair.bridge.ports[port].mac_limit as u32;
-            self.pair.ports[port].quota = Arc::new(Quota::new(limit));
+            let quota = Quota::new(limit);
+            quota.set_drops(self.pair.bridge.ports[port].drops_beyond);
+            self.pair.ports[port].quota = Arc::new(quota);
         }
         self.pair.bridge.ports[port].condition = condition;
         let mut view = self.pair.ports[port].clone();

@@ -19,11 +19,11 @@ fn frames_from_further_addresses_pass_or_are_dropped_under_their_reason() {
     for drops in [false, true] {
         let limited = PortOptions {
             mac_limit: 2,
+            drops_beyond: drops,
             ..PortOptions::default()
         };
         let mut rig = Rig::new(&[limited, PortOptions::default()], 1, 7);
         rig.drivers.iter_mut().for_each(|driver| driver.post_all());
-        rig.view.port(0).unwrap().quota.set_drops(drops);
         let sources = [10, 11, 12, 12, 10, 13, 11];
         rig.pass(0, &sources.map(frame));
         let got = rig.drivers[1].received().concat();

@@ -38,6 +38,8 @@ pub struct PortOptions {
     pub frame_len_max: usize,
     /// Address limit; 0 for none.
     pub mac_limit: u32,
+    /// Whether frames from addresses beyond it are dropped.
+    pub drops_beyond: bool,
     /// Whether its TCP segments are joined for guests that take large frames, as a NIC port's are.
     pub joins: bool,
     /// Limits of what its guest sends, and of what is sent to it.
@@ -72,6 +74,7 @@ impl Default for PortOptions {
             split: ChainSplit::Single,
             frame_len_max: 1600,
             mac_limit: 0,
+            drops_beyond: false,
             joins: false,
             meter_out: None,
             meter_in: None,
@@ -162,7 +165,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         vlan: Arc::new(options.vlan.clone()),
         egress: Egress::Guest(Arc::new(GuestQueues::new(to, workers, None))),
         counters: counters.clone(),
-        quota: Arc::new(Quota::new(options.mac_limit)),
+        quota: Arc::new(quota(options)),
         joins: options.joins,
         weight: 1,
         storm: None,
@@ -183,6 +186,12 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         receive,
     };
     (driver, Port { view, stream })
+}
+
+fn quota(options: &PortOptions) -> Quota {
+    let quota = Quota::new(options.mac_limit);
+    quota.set_drops(options.drops_beyond);
+    quota
 }
 
 /// The guard of a port with these options.

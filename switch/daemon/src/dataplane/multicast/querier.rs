@@ -1,18 +1,19 @@
 //! The switch as the querier of multicast groups, where there is no multicast router.
 //!
-//! A port is asked when it comes up, and every 125 s. Where another querier is heard that has an address, the switch is silent
-//! (RFC 3376, 6.6.2; RFC 4541, 2.1.1): for IGMP it asks from 0.0.0.0, and for MLD the lower address wins.
+//! A port is asked when it comes up, once more half a minute later, and every 125 s. Where another querier is heard that has an
+//! address, the switch is silent (RFC 3376, 6.6.2; RFC 4541, 2.1.1): for IGMP it asks from 0.0.0.0, and for MLD the lower address
+//! wins. Until stations have had time to answer, multicast is flooded.
 //!
-//! Until stations have had time to answer, multicast is flooded there.
-//!
-//! Behind an uplink, members may answer the querier of another host. So uplinks get all multicast of a place that the switch
-//! itself asks in, as ports with routers do.
+//! Some ports get all multicast of a place where the switch is the querier, as ports with routers do: uplinks, since members behind
+//! them answer the querier of another host, and ports that carry the VLAN and are not asked in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::bridge::multicast::{Family, Place};
+use crosspoint_engine::bridge::several::BridgeTags;
 use crosspoint_engine::bridge::vlan::{NO_VLAN, VlanPolicy};
 use crosspoint_engine::snapshot::{Egress, PortSnapshot, Snapshot};
 use crosspoint_engine::worker::Injected;
@@ -23,20 +24,24 @@ use super::{Snooping, query};
 
 /// Time between two queries for all groups (RFC 3376, 8.2).
 const INTERVAL: Duration = Duration::from_secs(125);
+/// Time from a port's first query to its second one (RFC 3376, 8.6).
+const STARTUP: Duration = Duration::from_secs(31);
 /// Time between the two queries for a group that a station has left (RFC 3376, 8.8 and 8.9).
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long all multicast of a place is still flooded after its ports were asked first: an answer takes 10 s at most.
+const SETTLE: Duration = Duration::from_secs(11);
 /// Queries sent in one call, of which there are ten a second. Others wait.
 const QUERIES_PER_LOOK: usize = 64;
-/// Most queries that wait. Further ones for a single group are not made: its members report again when all are asked.
-const WAITING_MAX: usize = 8192;
-/// How long all multicast of a place is still flooded once it is asked in: an answer takes 10 s at most.
-const SETTLE: Duration = Duration::from_secs(11);
+/// Of these, the most for single groups: a port that comes up does not wait for those that leave.
+const OF_GROUPS_PER_LOOK: usize = 48;
+/// Most groups of one port that are asked for at a time. A member of a further one is lost until it reports again.
+const GROUPS_OF_PORT_MAX: usize = 16;
 /// Most VLANs of one trunk that are asked in; the lowest ones.
 const VLANS_MAX: usize = 64;
 const VLAN_ID_MAX: u16 = 4094;
 
 /// A query that is to be sent out of a port.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Query {
     port: u16,
     place: Place,
@@ -44,22 +49,88 @@ struct Query {
     group: IpAddr,
 }
 
+impl Query {
+    fn key(&self) -> Key {
+        (self.place, Family::of(self.group))
+    }
+}
+
+/// Where there is one querier.
+type Key = (Place, Family);
+
+/// Queries that wait, each once.
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<Query>,
+    known: HashSet<Query>,
+}
+
+impl Waiting {
+    fn push(&mut self, query: Query) {
+        if self.known.insert(query) {
+            self.queue.push_back(query);
+        }
+    }
+
+    /// Takes at most this many.
+    fn take(&mut self, most: usize) -> Vec<Query> {
+        let count = self.queue.len().min(most);
+        let taken: Vec<Query> = self.queue.drain(..count).collect();
+        taken.iter().for_each(|query| {
+            self.known.remove(query);
+        });
+        taken
+    }
+}
+
+/// What of a port decides where it is asked, and what it gets.
+#[derive(Clone)]
+struct Seen {
+    number: u16,
+    bridge: u8,
+    is_uplink: bool,
+    is_attached: bool,
+    vlan: Arc<VlanPolicy>,
+    tags: Option<Arc<BridgeTags>>,
+}
+
+impl Seen {
+    fn is_same(&self, other: &Seen) -> bool {
+        let of = |seen: &Seen| (seen.number, seen.bridge, seen.is_uplink, seen.is_attached);
+        let has_same_tags = match (&self.tags, &other.tags) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        of(self) == of(other) && Arc::ptr_eq(&self.vlan, &other.vlan) && has_same_tags
+    }
+}
+
 /// What the switch asks, and where.
 #[derive(Default)]
 pub(super) struct Querier {
-    /// Where there are ports to ask, and since when.
-    places: BTreeMap<(Place, Family), Instant>,
+    /// The number of the snapshot that was looked at last, and its ports.
+    snapshot: Option<u64>,
+    ports: Vec<Seen>,
+    /// By port that is up: the bridge and the VLANs that it is asked in.
+    asked: BTreeMap<u16, (u8, Vec<u16>)>,
+    /// Where another querier asks.
+    silent: BTreeSet<Key>,
+    /// Where the switch asks, and when all ports there had been asked first; `None` while a first query waits.
+    places: BTreeMap<Key, Option<Instant>>,
     /// Where the switch is the querier, and stations have had time to answer.
-    ready: BTreeSet<(Place, Family)>,
-    /// The ports that are uplinks.
-    uplinks: BTreeSet<u16>,
-    /// The ports that have been up since they were asked.
-    asked: HashSet<u16>,
+    ready: BTreeSet<Key>,
     /// When all are asked again.
     next: Option<Instant>,
-    due: VecDeque<Query>,
-    /// Second queries for groups, and when they are due.
-    later: VecDeque<(Instant, Query)>,
+    /// Queries for all groups, and for single ones.
+    all: Waiting,
+    groups: Waiting,
+    /// Second queries of both kinds, and when they are due.
+    later_all: VecDeque<(Instant, Query)>,
+    later_groups: VecDeque<(Instant, Query)>,
+    /// The single groups that are asked for, and whether the second query is still to come.
+    asking: HashMap<Query, bool>,
+    /// How many of these each port has.
+    counts: HashMap<u16, usize>,
 }
 
 fn all_of(family: Family) -> IpAddr {
@@ -91,71 +162,165 @@ fn numbered(view: &Snapshot) -> impl Iterator<Item = (u16, &PortSnapshot)> {
     ports.filter_map(|(number, port)| Some((number, port.as_ref()?)))
 }
 
-/// Those that are up.
-fn attached(view: &Snapshot) -> impl Iterator<Item = (u16, &PortSnapshot)> {
-    numbered(view).filter(|(_, port)| is_attached(port))
+/// Takes what is due by now.
+fn due(later: &mut VecDeque<(Instant, Query)>, now: Instant) -> Vec<Query> {
+    let count = later.iter().take_while(|(at, _)| *at <= now).count();
+    later.drain(..count).map(|(_, query)| query).collect()
 }
 
 impl Querier {
-    /// Adds what is due now. Returns whether what workers need to know has changed.
+    /// Adds what is due now. Returns whether workers need to know of a change. `silent`: where another querier asks.
     fn look(
         &mut self,
-        view: &Snapshot,
+        (number, view): (u64, &Snapshot),
         now: Instant,
-        is_silent: impl Fn(Place, Family) -> bool,
+        silent: BTreeSet<Key>,
     ) -> bool {
+        let (mut to_ask, mut has_changed) = (BTreeSet::new(), false);
+        if self.snapshot.replace(number) != Some(number) {
+            has_changed = self.take_ports(view, &mut to_ask);
+        }
         let is_round = self.next.is_none_or(|next| now >= next);
         if is_round {
             self.next = Some(now + INTERVAL);
-            self.due.clear();
+            to_ask.extend(self.asked.keys().copied());
         }
+        let is_other = std::mem::replace(&mut self.silent, silent) != self.silent;
+        if is_other || has_changed || is_round {
+            self.take_places(&to_ask, now);
+        }
+        for query in due(&mut self.later_all, now) {
+            self.all.push(query);
+        }
+        for query in due(&mut self.later_groups, now) {
+            self.asking.insert(query, false);
+            self.groups.push(query);
+        }
+        self.find_ready(now) || has_changed || is_other
+    }
+
+    /// Finds the places of which the switch is the querier now. Returns whether they are others than before.
+    fn find_ready(&mut self, now: Instant) -> bool {
+        let is_known = |key: &Key| self.places.contains_key(key);
+        if self.ready.len() == self.places.len() && self.ready.iter().all(is_known) {
+            return false;
+        }
+        let has_answers =
+            |since: &Option<Instant>| since.is_some_and(|since| now >= since + SETTLE);
+        let ready = self.places.iter().filter(|(_, since)| has_answers(since));
+        let ready = ready.map(|(key, _)| *key).collect();
+        std::mem::replace(&mut self.ready, ready) != self.ready
+    }
+
+    /// Takes the ports of a new snapshot. Adds those to `to_ask` that have come up, or are in other VLANs. Returns whether any
+    /// is not as before.
+    fn take_ports(&mut self, view: &Snapshot, to_ask: &mut BTreeSet<u16>) -> bool {
+        let seen = numbered(view).map(|(number, port)| Seen {
+            number,
+            bridge: port.bridge,
+            is_uplink: port.is_uplink,
+            is_attached: is_attached(port),
+            vlan: port.vlan.clone(),
+            tags: port.tags.clone(),
+        });
+        let seen: Vec<Seen> = seen.collect();
+        let mut pairs = seen.iter().zip(&self.ports);
+        if seen.len() == self.ports.len() && pairs.all(|(a, b)| a.is_same(b)) {
+            return false;
+        }
+        let attached = seen.iter().filter(|port| port.is_attached);
+        let asked: BTreeMap<_, _> = attached
+            .map(|port| (port.number, (port.bridge, vlans(&port.vlan))))
+            .collect();
+        let is_other = |(number, at): &(&u16, &(u8, Vec<u16>))| self.asked.get(number) != Some(*at);
+        to_ask.extend(asked.iter().filter(is_other).map(|(number, _)| *number));
+        (self.asked, self.ports) = (asked, seen);
+        true
+    }
+
+    /// Finds the places to ask in, and asks the ports of `to_ask` there, and all ports of a place that is new, or was another
+    /// querier's.
+    fn take_places(&mut self, to_ask: &BTreeSet<u16>, now: Instant) {
         let mut places = BTreeMap::new();
-        let mut asked = HashSet::new();
-        for (number, port) in attached(view) {
-            asked.insert(number);
-            let is_new = !self.asked.contains(&number);
-            for vlan in vlans(&port.vlan) {
-                let place = (port.bridge, vlan);
+        for (port, (bridge, vlans)) in &self.asked {
+            for place in vlans.iter().map(|vlan| (*bridge, *vlan)) {
                 for family in [Family::V4, Family::V6] {
-                    let since = self.places.get(&(place, family)).copied();
-                    places.insert((place, family), since.unwrap_or(now));
-                    if (is_round || is_new) && !is_silent(place, family) {
-                        self.due.push_back(Query {
-                            port: number,
-                            place,
-                            group: all_of(family),
-                        });
+                    let key = (place, family);
+                    if self.silent.contains(&key) {
+                        continue;
+                    }
+                    let since = self.places.get(&key).copied();
+                    places.insert(key, since.flatten());
+                    if since.is_none() || to_ask.contains(port) {
+                        let (port, group) = (*port, all_of(family));
+                        let query = Query { port, place, group };
+                        self.all.push(query);
+                        if since.is_none() {
+                            self.later_all.push_back((now + STARTUP, query));
+                        }
                     }
                 }
             }
         }
-        (self.places, self.asked) = (places, asked);
-        let later = self.later.iter().take_while(|(at, _)| *at <= now).count();
-        self.due
-            .extend(self.later.drain(..later).map(|(_, query)| query));
-        let has_answers = |since: Instant| now.saturating_duration_since(since) >= SETTLE;
-        let ready = self
-            .places
-            .iter()
-            .filter(|((place, family), since)| has_answers(**since) && !is_silent(*place, *family));
-        let ready = ready.map(|(key, _)| *key).collect();
-        let uplinks = numbered(view).filter(|(_, port)| port.is_uplink);
-        let uplinks = uplinks.map(|(number, _)| number).collect();
-        std::mem::replace(&mut self.ready, ready) != self.ready
-            || std::mem::replace(&mut self.uplinks, uplinks) != self.uplinks
+        self.places = places;
+    }
+
+    /// Takes the queries to send now: for single groups first, since a station has little time to answer these.
+    fn take(&mut self, now: Instant) -> Vec<Query> {
+        let mut queries = self.groups.take(OF_GROUPS_PER_LOOK);
+        queries.extend(self.all.take(QUERIES_PER_LOOK - queries.len()));
+        queries.retain(|query| !self.silent.contains(&query.key()));
+        let waiting: HashSet<Key> = self.all.queue.iter().map(Query::key).collect();
+        for query in &queries {
+            let is_first = |since: &&mut Option<Instant>| since.is_none();
+            let place = self.places.get_mut(&query.key()).filter(is_first);
+            if let Some(since) = place.filter(|_| !waiting.contains(&query.key())) {
+                *since = Some(now);
+            }
+        }
+        queries
+    }
+
+    /// Gives back a query that could not be sent.
+    fn put_back(&mut self, query: Query) {
+        match query.group.is_unspecified() {
+            true => self.all.push(query),
+            false => self.groups.push(query),
+        }
     }
 
     /// Has a port asked at once, as one that comes up.
     pub(super) fn ask_again(&mut self, port: u16) {
         self.asked.remove(&port);
+        self.ports.clear();
+        self.snapshot = None;
     }
 
-    /// Asks for a group that a station behind the port has left: now, and a second later.
+    /// Asks for a group that a station behind the port has left: now, and a second later. An uplink gets all groups in any case.
     fn ask_for(&mut self, port: u16, (place, group): (Place, IpAddr), now: Instant) {
-        if self.due.len() + self.later.len() < WAITING_MAX {
-            let query = Query { port, place, group };
-            self.due.push_back(query);
-            self.later.push_back((now + AGAIN, query));
+        let query = Query { port, place, group };
+        let is_uplink = self
+            .ports
+            .iter()
+            .any(|seen| seen.number == port && seen.is_uplink);
+        let count = self.counts.entry(port).or_default();
+        if is_uplink || *count >= GROUPS_OF_PORT_MAX || self.asking.contains_key(&query) {
+            return;
+        }
+        *count += 1;
+        self.asking.insert(query, true);
+        self.groups.push(query);
+        self.later_groups.push_back((now + AGAIN, query));
+    }
+
+    /// Notes what was sent.
+    fn note_sent(&mut self, query: &Query) {
+        if self.asking.get(query) != Some(&false) {
+            return;
+        }
+        self.asking.remove(query);
+        if let Some(count) = self.counts.get_mut(&query.port) {
+            *count = count.saturating_sub(1);
         }
     }
 }
@@ -171,6 +336,20 @@ impl Snooping {
         self.querier.ready.iter().copied()
     }
 
+    /// The ports that get all multicast of a place where the switch is the querier.
+    pub(super) fn unasked(&self, view: &Snapshot, (bridge, vlan): Place) -> Vec<u16> {
+        let asked = |number: u16| {
+            let asked = self.querier.asked.get(&number);
+            asked.is_some_and(|(own, vlans)| *own == bridge && vlans.binary_search(&vlan).is_ok())
+        };
+        let gets_all = |number: u16, port: &PortSnapshot| match port.is_uplink {
+            true => port.is_in(bridge),
+            false => port.bridge == bridge && port.vlan.carries(vlan) && !asked(number),
+        };
+        let ports = numbered(view).filter(|(number, port)| gets_all(*number, port));
+        ports.map(|(number, _)| number).collect()
+    }
+
     /// Notes a station that has left a group: whether others behind the port are still members is asked.
     pub(super) fn note_left(&mut self, port: u16, group: (Place, IpAddr), now: Instant) {
         if self.asks_in(group.0, Family::of(group.1)) {
@@ -178,13 +357,13 @@ impl Snooping {
         }
     }
 
-    /// Whether another querier is heeded: it has an address, and for MLD one that is lower than the switch's own
-    /// (RFC 3810, 7.6.2), `own`.
+    /// Whether another querier is heeded: it has an address, and for MLD one that stations accept (RFC 3810, 5.1.14) and that is
+    /// lower than the switch's own (7.6.2), `own`.
     pub(super) fn yields_to(&self, from: IpAddr, own: Ipv6Addr) -> bool {
         match from {
             _ if !self.settings.querier => true,
             IpAddr::V4(from) => !from.is_unspecified(),
-            IpAddr::V6(from) => from < own,
+            IpAddr::V6(from) => from.is_unicast_link_local() && from < own,
         }
     }
 }
@@ -195,70 +374,83 @@ impl Dataplane {
         self.probes.source(port)
     }
 
-    /// Sends the queries that are due. Returns whether the places in which the switch asks have changed.
+    /// Sends the queries that are due. Returns whether the places where the switch is the querier have changed.
     pub(super) fn ask(&self, state: &mut State, now: Instant) -> bool {
+        let mut querier = std::mem::take(&mut state.snooping.querier);
         if !state.snooping.settings.querier {
-            let querier = std::mem::take(&mut state.snooping.querier);
             return !querier.ready.is_empty();
         }
-        let view = state.view.clone();
-        let mut querier = std::mem::take(&mut state.snooping.querier);
-        let snooping = &state.snooping;
-        let is_silent = |place, family| snooping.queriers.contains_key(&(place, family));
-        let has_changed = querier.look(&view, now, is_silent);
-        let count = querier.due.len().min(QUERIES_PER_LOOK);
-        let due: Vec<Query> = querier.due.drain(..count).collect();
-        state.snooping.querier = querier;
+        let silent = state.snooping.queriers.keys().copied().collect();
+        let has_changed = querier.look((state.published, &state.view), now, silent);
         let mut workers = BTreeSet::new();
-        for query in due {
-            self.send_query(state, query, &mut workers);
+        for query in querier.take(now) {
+            match self.send_query(state, query, &mut workers) {
+                true => querier.note_sent(&query),
+                false => querier.put_back(query),
+            }
         }
+        state.snooping.querier = querier;
         self.nudge(state, workers);
         has_changed
     }
 
-    /// Gives a query to the worker of its port. It is lost if too many wait there.
-    fn send_query(&self, state: &State, query: Query, workers: &mut BTreeSet<usize>) {
+    /// Gives a query to the worker of its port. Returns `false` if that cannot take it now.
+    fn send_query(&self, state: &State, query: Query, workers: &mut BTreeSet<usize>) -> bool {
         let port = state.ports.get(usize::from(query.port));
-        let Some(port) = port.and_then(Option::as_ref) else {
-            return;
-        };
         let (bridge, vlan) = query.place;
-        let is_there = port.view.bridge == bridge && port.view.vlan.carries(vlan);
-        let worker = port
-            .streams
-            .values()
-            .next()
-            .map_or(0, |placed| placed.worker);
+        let is_there = |port: &&super::super::Port| {
+            port.view.bridge == bridge && port.view.vlan.carries(vlan) && is_attached(&port.view)
+        };
+        let Some(port) = port.and_then(Option::as_ref).filter(is_there) else {
+            // It is asked when it is there again.
+            return true;
+        };
+        let first = port.streams.values().next();
+        let worker = first.map_or(0, |placed| placed.worker);
         // The change would have to wait for a stalled worker.
-        if !is_there || self.watch.stalls(worker).0 {
-            return;
+        if self.watch.stalls(worker).0 {
+            return false;
         }
         // Behind a guest's port is one station, which need not wait for others' answers.
-        let has_many = port.view.is_uplink && query.group.is_unspecified();
-        let answers = match has_many {
+        let answers = match port.view.is_uplink {
             true => query::ANSWERS_OF_MANY,
             false => query::ANSWERS_OF_ONE,
         };
         let frame = query::frame(self.query_source(query.port), query.group, answers);
         let injected = Injected::new(query.port, Some(vlan), &frame);
-        if let Some(link) = self.links.get(worker)
-            && link.injected.push(injected).is_ok()
-        {
+        let link = self.links.get(worker);
+        let is_sent = link.is_some_and(|link| link.injected.push(injected).is_ok());
+        if is_sent {
             workers.insert(worker);
         }
+        is_sent
     }
-}
-
-/// The ports that get all multicast of a bridge where the switch asks: its uplinks.
-pub(super) fn uplinks(view: &Snapshot, bridge: u8) -> impl Iterator<Item = u16> + '_ {
-    let all = numbered(view).filter(move |(_, port)| port.is_uplink && port.is_in(bridge));
-    all.map(|(number, _)| number)
 }
 
 #[cfg(test)]
 mod tests {
+    use crosspoint_engine::bridge::fdb::Fdb;
+    use crosspoint_packet::FlowHasher;
+
     use super::*;
+
+    const PLACE: Place = (0, 7);
+    const V4: Key = (PLACE, Family::V4);
+
+    fn nothing() -> Snapshot {
+        let fdb = Arc::new(Fdb::new(1, [1, 2]));
+        Snapshot::new(Box::new([]), fdb, FlowHasher::new(1), Box::new([]))
+    }
+
+    /// A querier with these ports, all in one VLAN.
+    fn querier(ports: std::ops::Range<u16>) -> Querier {
+        let asked = ports.map(|port| (port, (0, vec![7]))).collect();
+        Querier {
+            asked,
+            snapshot: Some(1),
+            ..Querier::default()
+        }
+    }
 
     #[test]
     fn a_querier_with_an_address_is_heeded_and_a_stand_in_is_not() {
@@ -270,7 +462,76 @@ mod tests {
         assert!(heeds(&snooping, "0.0.0.0") && heeds(&snooping, "fe80::20:2"));
         snooping.settings.querier = true;
         assert!(!heeds(&snooping, "0.0.0.0") && heeds(&snooping, "192.0.2.1"));
-        // Of two with link-local addresses, the lower one asks.
+        // Of two with link-local addresses, the lower one asks; stations do not answer others.
         assert!(!heeds(&snooping, "fe80::20:2") && heeds(&snooping, "fe80::20:0"));
+        assert!(!heeds(&snooping, "::") && !heeds(&snooping, "2001:db8::1"));
+    }
+
+    /// However many ports there are, the switch counts as the querier only when the last one has had time to answer.
+    #[test]
+    fn a_place_is_ready_when_all_of_its_ports_could_answer() {
+        let (view, start) = (nothing(), Instant::now());
+        let mut querier = querier(0..100);
+        let mut asked_at = None;
+        for look in 0..200u32 {
+            let now = start + look * Duration::from_millis(100);
+            querier.look((1, &view), now, BTreeSet::new());
+            let count = querier.take(now).len();
+            assert!(count <= QUERIES_PER_LOOK);
+            let is_ready = querier.ready.contains(&V4);
+            if querier.all.queue.is_empty() {
+                asked_at.get_or_insert(now);
+            }
+            let could_answer = asked_at.is_some_and(|at| now >= at + SETTLE);
+            assert!(!is_ready || could_answer, "look {look}");
+        }
+        assert!(querier.ready.contains(&V4));
+    }
+
+    #[test]
+    fn what_another_querier_leaves_is_asked_at_once_and_flooded_until_there_are_answers() {
+        let (view, start) = (nothing(), Instant::now());
+        let mut querier = querier(0..2);
+        for look in 0..300u32 {
+            let now = start + look * Duration::from_secs(1);
+            querier.look((1, &view), now, BTreeSet::from([V4]));
+            let asked = querier.take(now);
+            assert!(asked.iter().all(|query| query.key() != V4));
+        }
+        assert!(!querier.ready.contains(&V4));
+        let now = start + Duration::from_secs(300);
+        querier.look((1, &view), now, BTreeSet::new());
+        let asked = querier.take(now);
+        assert_eq!(asked.iter().filter(|query| query.key() == V4).count(), 2);
+        assert!(!querier.ready.contains(&V4));
+        querier.look((1, &view), now + SETTLE, BTreeSet::new());
+        assert!(querier.ready.contains(&V4));
+    }
+
+    /// A station that leaves all the time costs two queries a second for each of a few groups, and others nothing.
+    #[test]
+    fn one_port_that_leaves_groups_delays_no_others_queries() {
+        let (view, start) = (nothing(), Instant::now());
+        let mut querier = querier(0..2);
+        let group = |number: u8| IpAddr::from([239, 1, 1, number]);
+        for look in 0..600u32 {
+            let now = start + look * Duration::from_millis(100);
+            for number in 0..64 {
+                querier.ask_for(0, (PLACE, group(number)), now);
+            }
+            querier.look((1, &view), now, BTreeSet::new());
+            if look % 50 == 0 {
+                querier.ask_for(1, (PLACE, group(200)), now);
+            }
+            let sent = querier.take(now);
+            if look % 50 == 0 {
+                assert!(
+                    sent.iter()
+                        .any(|query| query.port == 1 && query.group == group(200))
+                );
+            }
+            sent.iter().for_each(|query| querier.note_sent(query));
+            assert!(querier.groups.queue.len() <= 2 * GROUPS_OF_PORT_MAX);
+        }
     }
 }

@@ -1,0 +1,172 @@
+use super::*;
+use crate::lab::crosspoint::{self, Setup};
+use std::path::PathBuf;
+
+fn roles(name: &str, generators: usize) -> Vec<Role> {
+    name.parse::<Scenario>().unwrap().roles(generators)
+}
+
+#[test]
+fn each_sender_is_visited_before_those_that_its_frames_go_through() {
+    assert_eq!(visits(&roles("both-64", 1)), [0, 1]);
+    assert_eq!(visits(&roles("pairs3-64", 1)), [0, 3, 1, 4, 2, 5]);
+    assert_eq!(visits(&roles("chain4-64", 1)), [0, 1, 2, 3]);
+    assert_eq!(visits(&roles("many-to-one-3", 1)), [0, 3, 1, 2]);
+}
+
+#[test]
+fn a_receiver_knows_whether_its_frames_come_from_one_guest() {
+    let only = |name, sink| only_sender(&roles(name, 1), sink);
+    assert_eq!(only("pairs3-64", 4), Some(1));
+    assert_eq!((only("both-64", 0), only("both-64", 1)), (Some(1), Some(0)));
+    assert_eq!(only("chain4-64", 3), Some(0));
+    assert_eq!(
+        (only("many-to-one-1", 1), only("many-to-one-2", 2)),
+        (Some(0), None)
+    );
+}
+
+#[test]
+fn what_never_came_at_the_end_is_a_run_too() {
+    let clock = Clock::calibrate();
+    let mut outcome = Outcome {
+        due: 100,
+        sent: vec![(0, 100)],
+        arrived_within: 80,
+        arrived_late: 4,
+        polls: 10,
+        polls_full: 5,
+        next: vec![(Some(0), vec![90, 7])],
+        ..Outcome::new(clock)
+    };
+    outcome.runs.record_n(3, 2).unwrap();
+    let offered = sum(&[outcome], &[100, 7], clock);
+    assert_eq!((offered.due, offered.sent, offered.arrived), (100, 100, 84));
+    let runs: Vec<(u64, u64)> = offered
+        .loss_runs
+        .iter_recorded()
+        .map(|run| (run.value_iterated_to(), run.count_at_value()))
+        .collect();
+    assert_eq!(runs, [(3, 2), (10, 1)]);
+    assert!((offered.ring_full - 0.5).abs() < 1e-9);
+}
+
+/// The crosspoint binary of this build.
+fn crosspoint() -> Option<PathBuf> {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.ancestors().nth(2)?.join("crosspoint");
+    binary.is_file().then_some(binary)
+}
+
+/// Two cores that this process may use; the same one twice if there is only one.
+fn cores() -> (usize, usize) {
+    let set = rustix::thread::sched_getaffinity(None).unwrap();
+    let all: Vec<usize> = (0..1024).filter(|core| set.is_set(*core)).collect();
+    (all[0], *all.last().unwrap())
+}
+
+/// Frames lost in the trial, as counted by the sinks.
+fn lost(offered: &Offered) -> u64 {
+    let runs = offered.loss_runs.iter_recorded();
+    runs.map(|run| run.value_iterated_to() * run.count_at_value())
+        .sum()
+}
+
+/// Offers until something arrives, since this thread or the switch's may lose their cores.
+fn offers(set: &mut GuestSet, rate: Option<f64>, name: &str, check: impl Fn(&Offered)) {
+    for _ in 0..100 {
+        let offered = set.offer(rate, Duration::from_millis(40)).unwrap();
+        check(&offered);
+        if offered.arrived > 0 {
+            return;
+        }
+    }
+    panic!("{name}: nothing arrives");
+}
+
+/// A stream lasts until it is stopped, and accounts for each frame that became due.
+fn is_stopped(set: &mut GuestSet) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stream = std::thread::scope(|scope| {
+        let stream = scope.spawn(|| set.stream(10_000.0, AWAY, &stop).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stream.join().unwrap()
+    });
+    assert!(stream.seconds > 0.05 && stream.offered > 0, "{stream:?}");
+    assert!(stream.sent + stream.refused <= stream.offered, "{stream:?}");
+    assert!(stream.longest_gap_us > 0.0, "{stream:?}");
+}
+
+#[test]
+fn blocked_time_is_what_did_not_get_through_over_the_rate() {
+    let stream = Stream {
+        seconds: 3.0,
+        away_seconds: 1.0,
+        offered: 2_000_000,
+        refused: 500,
+        sent: 1_999_500,
+        arrived: 1_999_000,
+        longest_gap_us: 1.0,
+    };
+    assert_eq!(stream.lost(), 500);
+    assert!((stream.blocked_seconds() - 1e-3).abs() < 1e-9);
+}
+
+#[test]
+fn through_the_real_switch_every_frame_is_accounted_for() {
+    let Some(binary) = crosspoint() else {
+        eprintln!("not run: there is no crosspoint beside this test; cargo build -p crosspoint");
+        return;
+    };
+    let (first, last) = cores();
+    let clock = Clock::calibrate();
+    let setup = Setup {
+        cores: if first == last {
+            vec![last]
+        } else {
+            vec![last, first]
+        },
+        workers: "poll = \"adaptive\"\n".into(),
+        guests: 6,
+        guest_lines: vec!["mac_limit = 0\n".into(); 6],
+        ..Setup::busy(last)
+    };
+    let switch = crosspoint::start(&binary, &setup).unwrap();
+    let settings = GuestSetOptions {
+        backlog: u64::MAX,
+        ..GuestSetOptions::on(first)
+    };
+    let rate = 50_000.0;
+    for name in [
+        "pair-64-1000",
+        "both-imix-packed",
+        "pairs2-1518-unmerged",
+        "chain5-64",
+        "chain3-imix-packed-ring64",
+        "many-to-one-3",
+        "pair-64-1500macs-idle4",
+    ] {
+        let scenario: Scenario = name.parse().unwrap();
+        let mut set = GuestSet::connect(&switch.ports, &scenario, &settings, clock).unwrap();
+        offers(&mut set, Some(rate), name, |offered| {
+            assert!(
+                offered.due as f64 <= rate * offered.seconds + 8.0,
+                "{name}: due"
+            );
+            assert!(offered.sent <= offered.due, "{name}: sent");
+            assert_eq!(offered.arrived + lost(offered), offered.sent, "{name}");
+            assert_eq!(
+                offered.latency_ns.len(),
+                offered.arrived,
+                "{name}: all are sampled"
+            );
+        });
+        offers(&mut set, None, name, |offered| {
+            assert_eq!(offered.due, offered.sent, "{name}");
+        });
+        if name == "pair-64-1000" {
+            is_stopped(&mut set);
+        }
+    }
+}
