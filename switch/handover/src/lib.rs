@@ -14,7 +14,7 @@ mod store;
 
 pub use link::{Link, LinkError};
 pub use message::{Begin, Kind, Message, Start, WAS_STARTED};
-pub use store::Store;
+pub use store::{BYTES_MAX, RECORDS_MAX, Store};
 
 /// Version of the messages and records. A process that reads other versions refuses to take over, and says so.
 pub const VERSION: u16 = 1;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crosspoint_daemon::service::notify;
-use crosspoint_handover::{Begin, Kind, Message, Start, Store};
+use crosspoint_handover::{BYTES_MAX, Begin, Kind, Message, RECORDS_MAX, Start, Store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
@@ -287,7 +287,18 @@ impl Supervisor {
 
     fn take(&mut self, message: Message) {
         match message.kind {
-            Kind::Record | Kind::Forget => self.closer.close_some(self.store.take(message)),
+            Kind::Record | Kind::Forget => {
+                let (name, refused) = (message.name.clone(), self.store.refused());
+                self.closer.close_some(self.store.take(message));
+                // Once: each further one would say the same.
+                if refused == 0 && self.store.refused() > 0 {
+                    say(&format!(
+                        "error: the switch's process has sent more than is kept for its successor ({RECORDS_MAX} records, {} MiB), \
+                         from {name:?} on: after a crash, what this is about begins anew",
+                        BYTES_MAX >> 20
+                    ));
+                }
+            }
             Kind::Ready => {
                 self.current.is_ready = true;
                 self.current.heartbeat_at = Instant::now();

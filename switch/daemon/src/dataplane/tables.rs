@@ -7,10 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crosspoint_config::limits::DEFAULT_BRIDGE as DEFAULT_NAME;
 use crosspoint_config::parse_mac;
 use crosspoint_engine::groups::Exported;
+use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_model::status::{FdbEntry, RemovedStatus};
 use serde::{Deserialize, Serialize};
 
-use super::Dataplane;
+use super::counts::add_counts;
+use super::{Dataplane, State};
 
 /// Learned addresses; static ones come from the configuration.
 pub(crate) type LearnedTable = Vec<FdbEntry>;
@@ -133,15 +135,84 @@ impl Dataplane {
         }
     }
 
-    /// Adds a predecessor's counts.
+    /// Adds a predecessor's counts. Ports that are not here any more count as removed, so that the totals balance.
     pub(crate) fn count_on(&self, counters: &Counters) {
         let mut state = self.lock();
-        state.removed = counters.removed.clone();
-        for port in state.ports.iter_mut().flatten() {
-            if let Some(counted) = counters.ports.get(&port.options.name) {
-                port.view.counters.add_by_name(self.links.len(), counted);
-                port.forgive_mac_limit();
+        let State { ports, removed, .. } = &mut *state;
+        *removed = counters.removed.clone();
+        for (name, counted) in &counters.ports {
+            let mut here = ports.iter_mut().flatten();
+            match here.find(|port| port.options.name == *name) {
+                Some(port) => {
+                    port.view.counters.add_by_name(self.links.len(), counted);
+                    port.forgive_mac_limit();
+                }
+                None => {
+                    let gone = PortCounters::new(1, counted.len().max(1));
+                    gone.add_by_name(0, counted);
+                    add_counts(removed, &gone);
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crosspoint_engine::bridge::fdb::Damping;
+
+    use super::*;
+    use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
+
+    /// A successor whose configuration lacks a port still has that port's counts: the totals balance.
+    #[test]
+    fn counts_of_a_port_that_is_not_here_any_more_are_those_of_a_removed_one() {
+        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
+        let core = all.find(|core| set.is_set(*core)).expect("a core");
+        let dataplane = Dataplane::start(DataplaneOptions {
+            cores: vec![core],
+            sleep_after: Some(Duration::from_micros(1)),
+            fdb_capacity: 1024,
+            fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
+            nic_queues: 0,
+            balance: BalanceOptions::default(),
+        });
+        let dataplane = dataplane.expect("workers start");
+        let options = PortOptions {
+            name: "a".to_owned(),
+            ..PortOptions::default()
+        };
+        dataplane.add_port(options).expect("there is room");
+        let queue = |frames: u64| {
+            let counts = [
+                ("rx_frames", frames),
+                ("delivered_copies", frames),
+                ("runt", 1),
+            ];
+            BTreeMap::from(counts.map(|(name, count)| (name.to_owned(), count)))
+        };
+        let of_port = |frames| vec![queue(frames), queue(frames)];
+        let counters = Counters {
+            ports: BTreeMap::from([
+                ("a".to_owned(), of_port(5)),
+                ("gone".to_owned(), of_port(7)),
+            ]),
+            removed: RemovedStatus {
+                ports: 1,
+                rx_packets: 100,
+                ..RemovedStatus::default()
+            },
+        };
+        dataplane.count_on(&counters);
+        let status = dataplane.status();
+        assert_eq!(status.ports[0].queues[0].rx_packets, 10);
+        let removed = &status.removed;
+        assert_eq!((removed.ports, removed.rx_packets), (2, 100 + 14));
+        assert_eq!((removed.delivered_copies, removed.drops["runt"]), (14, 2));
+        dataplane.stop();
     }
 }
