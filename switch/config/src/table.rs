@@ -125,7 +125,7 @@ keys! {
         /// Number of addresses that the switch can learn; rounded up to 7 times a power of two.
         fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672").or(FDB_CAPACITY_MIN), Restart;
         /// Whether ARP requests and neighbour solicitations for an address in a port's `addresses.ip` go to that port alone,
-        /// and not to all ports of the VLAN. The port answers itself.
+        /// and not to all ports of the VLAN. The guest behind the port answers, not the switch.
         suppress_neighbors: bool = flag().or(true), AtOnce;
     }
 }

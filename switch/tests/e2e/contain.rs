@@ -97,7 +97,7 @@ fn a_guest_with_more_addresses_than_it_may_have_loses_their_frames_or_is_quarant
         "{}",
         switch.state("g0")
     );
-    send(a, [31, 34, 35]);
+    send(a, [34, 35, 36]);
     wait_until("its quarantine", s(5), || {
         let state = switch.state("g0");
         (state.starts_with("quarantined") && state.contains("mac_limit")).then_some(())

@@ -182,7 +182,7 @@ impl Dataplane {
             let mut ports = ports.iter().flatten();
             keeps_used && ports.any(|port| port.options.bridges.names(name))
         };
-        let mut has_changed = false;
+        let (mut has_changed, mut gone) = (false, Vec::new());
         for (number, place) in (1..NO_BRIDGE).zip(&mut bridges.all) {
             let Some(held) = place else { continue };
             let is_same = |one: &crosspoint_config::Bridge| {
@@ -191,7 +191,7 @@ impl Dataplane {
             let is_named = wanted.bridges.iter().any(|one| *one.name == *held.name);
             let is_kept = wanted.bridges.iter().any(is_same) || (!is_named && used(&held.name));
             if !is_kept {
-                *place = None;
+                gone.extend(place.take().map(|held| held.fdb));
                 snooping.forget_bridge(number);
                 has_changed = true;
             }
@@ -208,7 +208,18 @@ impl Dataplane {
                 let Port { view, options, .. } = port;
                 bridges.place(view, &options.bridges);
             }
+            // Addresses in a database that is gone count no more: before the ports use another one, and after it what workers
+            // have learned there meanwhile.
+            let give_back = |state: &State| {
+                let quota = |port| state.view.port(port).map(|port| &*port.quota);
+                gone.iter()
+                    .for_each(|fdb| fdb.remove_if(quota, |_, _, _| true));
+            };
+            give_back(&state);
             drop(self.publish(&mut state, Vec::new()));
+            give_back(&state);
+            let ports = state.ports.iter_mut().flatten();
+            ports.for_each(Port::forgive_mac_limit);
         }
     }
 
@@ -249,5 +260,53 @@ impl Dataplane {
             }
         };
         fdbs.map(status).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crosspoint_config::Bridge as BridgeConfig;
+    use crosspoint_packet::Mac;
+
+    use super::*;
+    use crate::dataplane::{PortOptions, testing};
+
+    fn config(fdb_capacity: u32) -> Config {
+        Config {
+            bridges: vec![BridgeConfig {
+                name: "tenant-a".to_owned(),
+                fdb_capacity,
+            }],
+            ..Config::default()
+        }
+    }
+
+    /// Addresses of a database that is replaced take up nothing of their port's limit.
+    #[test]
+    fn a_bridge_with_another_capacity_begins_without_addresses() {
+        let dataplane = testing::start();
+        dataplane.set_bridges(&config(28_672), true);
+        let options = PortOptions {
+            name: "web-1".to_owned(),
+            mac_limit: 1,
+            bridges: PortBridges {
+                own: "tenant-a".to_owned(),
+                tags: Vec::new(),
+            },
+            ..PortOptions::default()
+        };
+        let number = dataplane.add_port(options).expect("there is room");
+        let learn = |last: u8| {
+            let state = dataplane.lock();
+            let port = state.view.port(number).expect("it is there");
+            let fdb = state.view.fdb_of(port.bridge).expect("its bridge");
+            let key = fdb.key(Mac::new([2, 0, 0, 0, 0, last]), 0);
+            fdb.learn(key, number, 0, |_| Some(&*port.quota));
+            (port.quota.used(), port.quota.events.addresses_refused.get())
+        };
+        assert_eq!((learn(1), learn(2)), ((1, 0), (1, 1)));
+        dataplane.set_bridges(&config(57_344), true);
+        assert_eq!((learn(2), learn(1)), ((1, 1), (1, 2)));
+        dataplane.stop();
     }
 }

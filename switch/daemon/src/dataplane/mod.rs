@@ -40,6 +40,8 @@ mod stall;
 mod statics;
 mod tables;
 mod taps;
+#[cfg(test)]
+mod testing;
 mod watch;
 mod worker;
 
@@ -133,8 +135,8 @@ struct Port {
     before: kept::Before,
     /// Set while the port is blocked because of a loop.
     blocked: Option<probes::Blocked>,
-    /// How many frames from addresses beyond its limit had been dropped when it was last attached or changed.
-    mac_limit_drops: u64,
+    /// Refusals of its addresses.
+    refusals: mac_limit::Refusals,
 }
 
 struct State {
@@ -344,7 +346,7 @@ impl Dataplane {
             calls: Calls::new(self.clock.hz()),
             before,
             blocked: None,
-            mac_limit_drops: 0,
+            refusals: mac_limit::Refusals::new(),
         });
         if let Some(Some(port)) = state.ports.get_mut(number) {
             port.set_mac_limit_action(port.options.mac_limit_action);

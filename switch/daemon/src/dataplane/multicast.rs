@@ -179,6 +179,7 @@ impl Snooping {
     /// Forgets what was heard in a bridge.
     pub(super) fn forget_bridge(&mut self, number: u8) {
         self.has_changed |= self.expire(Instant::now(), |_, bridge| bridge != number);
+        self.querier.forget_bridge(number);
     }
 
     /// The ports of each group now.

@@ -120,6 +120,9 @@ impl Dataplane {
             port.options.bridges.clone_from(bridges);
             state.bridges.place(&mut port.view, bridges);
         }
+        if has_other_vlans {
+            port.suspend_mac_limit();
+        }
         // A port in other VLANs, or one that may no longer be a router's, is asked again.
         let is_asked_again = has_other_vlans || settings.dhcp_server.is_some();
         self.renew_view(port, number, settings);
@@ -135,6 +138,9 @@ impl Dataplane {
         if has_other_vlans {
             // It may have left VLANs in which its addresses are known. Frames are flooded until they are learned again.
             self.forget(state, number);
+            if let Some(Some(port)) = state.ports.get_mut(usize::from(number)) {
+                port.resume_mac_limit();
+            }
         }
         if binds_others {
             self.forget_forbidden(state);

@@ -12,7 +12,7 @@ use crosspoint_model::status::{FdbEntry, RemovedStatus};
 use serde::{Deserialize, Serialize};
 
 use super::counts::add_counts;
-use super::{Dataplane, State};
+use super::{Dataplane, Port, State};
 
 /// Learned addresses; static ones come from the configuration.
 pub(crate) type LearnedTable = Vec<FdbEntry>;
@@ -97,7 +97,7 @@ impl Dataplane {
 
     /// Learns a predecessor's addresses: those of ports that are in the same bridge.
     pub(crate) fn learn_all(&self, learned: &LearnedTable) {
-        let state = self.lock();
+        let mut state = self.lock();
         let view = state.view.clone();
         let named = (0u16..).zip(&state.ports);
         let named =
@@ -122,6 +122,9 @@ impl Dataplane {
         }
         // Some may be bound to another port now.
         self.forget_forbidden(&state);
+        // What did not fit is not the guests' doing.
+        let ports = state.ports.iter_mut().flatten();
+        ports.for_each(Port::forgive_mac_limit);
     }
 
     /// The counters as they are now.
@@ -145,7 +148,6 @@ impl Dataplane {
             match here.find(|port| port.options.name == *name) {
                 Some(port) => {
                     port.view.counters.add_by_name(self.links.len(), counted);
-                    port.forgive_mac_limit();
                 }
                 None => {
                     let gone = PortCounters::new(1, counted.len().max(1));
@@ -159,29 +161,13 @@ impl Dataplane {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use crosspoint_engine::bridge::fdb::Damping;
-
     use super::*;
-    use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
+    use crate::dataplane::{PortOptions, testing};
 
     /// A successor whose configuration lacks a port still has that port's counts: the totals balance.
     #[test]
     fn counts_of_a_port_that_is_not_here_any_more_are_those_of_a_removed_one() {
-        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
-        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
-        let core = all.find(|core| set.is_set(*core)).expect("a core");
-        let dataplane = Dataplane::start(DataplaneOptions {
-            cores: vec![core],
-            sleep_after: Some(Duration::from_micros(1)),
-            fdb_capacity: 1024,
-            fdb_ageing: Duration::from_secs(300),
-            fdb_damping: Damping::OFF,
-            nic_queues: 0,
-            balance: BalanceOptions::default(),
-        });
-        let dataplane = dataplane.expect("workers start");
+        let dataplane = testing::start();
         let options = PortOptions {
             name: "a".to_owned(),
             ..PortOptions::default()

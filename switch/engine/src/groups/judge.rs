@@ -236,7 +236,7 @@ impl Judge<'_> {
     }
 
     /// Whether the rules of now allow the first packet of the connection that `flow` is a packet of. That packet's MAC address
-    /// is not known any more: the other side's is taken as it is in `flow`.
+    /// and flags are not known any more: the other side's address is taken as it is in `flow`, and flags are not compared.
     fn is_still_allowed(&self, entry: &Entry, flow: &Flow, address: &Address) -> bool {
         let low = address.key.ends();
         let ends = match entry.is_low_originator {
@@ -260,7 +260,7 @@ impl Judge<'_> {
             service,
             mac: flow.mac,
             vlan: flow.vlan,
-            flags: SYN,
+            flags: None,
         };
         self.policy.rules.allows(&question).is_some()
     }
@@ -348,7 +348,7 @@ impl Judge<'_> {
             service: flow.service,
             mac: flow.mac,
             vlan: flow.vlan,
-            flags: flow.flags,
+            flags: Some(flow.flags),
         }
     }
 

@@ -173,15 +173,17 @@ impl Narrowed {
         service: &[u64],
         question: &Question,
     ) -> Option<usize> {
-        let flags = match question.protocol {
-            TCP => self.flags.get(usize::from(question.flags)),
-            _ => None,
+        let flags = match (question.protocol, question.flags) {
+            (TCP, Some(flags)) => self.flags.get(usize::from(flags)),
+            (TCP, None) => None,
+            _ => Some(&self.without),
         };
-        let flags = flags.unwrap_or(&self.without);
+        let flag_word =
+            |word: usize| flags.map_or(u64::MAX, |set| set.get(word).copied().unwrap_or(0));
         let macs = self.around.of_mac(question.mac);
         let vlans = self.around.vlans.of(question.vlan);
-        let all = remote.iter().zip(service).zip(flags).zip(macs).zip(vlans);
-        first(all.map(|((((a, b), c), d), e)| a & b & c & d & e))
+        let all = remote.iter().zip(service).zip(macs).zip(vlans).enumerate();
+        first(all.map(|(word, (((a, b), c), d))| a & b & c & d & flag_word(word)))
     }
 }
 

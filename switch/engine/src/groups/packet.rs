@@ -349,22 +349,17 @@ impl<'b> Reading<'b> {
         })
     }
 
-    /// Whether it is a later fragment of TCP that begins within the header, 8 bytes behind its start.
+    /// Whether it is a later fragment that begins within a TCP header, 8 bytes behind its start. Of IPv6, only the first fragment
+    /// tells the protocol (RFC 8200, 4.5); no sender cuts so early.
     fn is_over_flags(&self) -> bool {
         let (headers, bytes) = (&self.headers, self.bytes);
         // In units of 8 bytes.
-        let (protocol, place) = match headers.ip_version {
-            4 => (
-                bytes.get(headers.network + 9).copied(),
-                be16(bytes, headers.network + 6).map(|field| field & 0x1fff),
-            ),
-            _ => {
-                let at = headers.offset.saturating_sub(8);
-                let place = be16(bytes, at + 2).map(|field| field >> 3);
-                (bytes.get(at).copied(), place)
-            }
+        let place = match headers.ip_version {
+            4 if bytes.get(headers.network + 9) != Some(&TCP) => return false,
+            4 => be16(bytes, headers.network + 6).map(|field| field & 0x1fff),
+            _ => be16(bytes, headers.offset.saturating_sub(6)).map(|field| field >> 3),
         };
-        protocol == Some(TCP) && place.is_none_or(|place| place < 2)
+        place.is_none_or(|place| place < 2)
     }
 
     /// The walk skips some headers that are protocols to rules: an authentication header, mobility, HIP, shim6. Returns that

@@ -81,8 +81,8 @@ pub(super) struct Question {
     /// MAC address of the other side.
     pub(super) mac: Mac,
     pub(super) vlan: u16,
-    /// Flags of TCP.
-    pub(super) flags: u8,
+    /// Flags of TCP; `None` if those of the packet are not known, and rules are not to compare them.
+    pub(super) flags: Option<u8>,
 }
 
 /// The compiled rules of one list of groups.

@@ -559,6 +559,20 @@ fn no_segment_hides_its_flags_from_a_rule() {
     assert!(!passes(1, &header(SYN)[8..]));
     assert!(passes(3, &[7; 40]));
 
+    // Receivers take the protocol of IPv6 from the first fragment alone.
+    let fragment = |next: u8, place: u16, payload: &[u8]| {
+        let header = [&[next, 0][..], &place.to_be_bytes(), &[0, 0, 0, 9], payload].concat();
+        ethernet(GUEST, UPLINK, &[0x86, 0xdd], &v6(FAR, A, 64, 44, &header))
+    };
+    assert!(!rig.send(UPLINK, &fragment(TCP, 1, &header(ACK))).is_empty());
+    for next in [TCP, UDP, 59] {
+        assert!(
+            rig.send(UPLINK, &fragment(next, 8, &header(SYN)[8..]))
+                .is_empty()
+        );
+    }
+    assert!(!rig.send(UPLINK, &fragment(TCP, 24, &[7; 40])).is_empty());
+
     // Ports within the bytes that are read, and flags behind them.
     let mut rig = Rig::new([vec![flags(0, SYN)], vec![any_out()]]);
     let mut passes = |options: usize, flags: u8| {
@@ -577,4 +591,27 @@ fn no_segment_hides_its_flags_from_a_rule() {
     ] {
         assert_eq!(passes(options, flags), expected, "{options} {flags}");
     }
+}
+
+/// A connection that a rule with flags has allowed goes on after a change of rules that keeps this rule.
+#[test]
+fn a_rule_with_flags_does_not_end_its_connections_when_rules_change() {
+    let acks = Rule {
+        link: LinkParts {
+            tcp_flags: Some(TcpFlags {
+                set: ACK,
+                clear: SYN,
+            }),
+            ..LinkParts::default()
+        },
+        ..rule(Direction::In, Some(TCP), &[80..=80], None)
+    };
+    let mut rig = Rig::new([vec![acks.clone()], vec![any_out()]]);
+    let segment = Packet::new(FAR, A, TCP, (1000, 80)).flags(ACK);
+    assert!(!rig.pass(&segment.clone().flags(SYN)));
+    assert!(rig.pass(&segment) && rig.pass(&segment.answer().flags(ACK)));
+    rig.set_rules(vec![acks, any_out()], 1, false);
+    assert!(rig.pass(&segment) && rig.pass(&segment.answer().flags(ACK)));
+    rig.set_rules(vec![any_out()], 2, false);
+    assert!(!rig.pass(&segment));
 }

@@ -176,18 +176,17 @@ impl Querier {
         now: Instant,
         silent: BTreeSet<Key>,
     ) -> bool {
-        let (mut to_ask, mut has_changed) = (BTreeSet::new(), false);
+        let (mut new, mut has_changed) = (BTreeSet::new(), false);
         if self.snapshot.replace(number) != Some(number) {
-            has_changed = self.take_ports(view, &mut to_ask);
+            has_changed = self.take_ports(view, &mut new);
         }
         let is_round = self.next.is_none_or(|next| now >= next);
         if is_round {
             self.next = Some(now + INTERVAL);
-            to_ask.extend(self.asked.keys().copied());
         }
         let is_other = std::mem::replace(&mut self.silent, silent) != self.silent;
         if is_other || has_changed || is_round {
-            self.take_places(&to_ask, now);
+            self.take_places(&new, is_round, now);
         }
         for query in due(&mut self.later_all, now) {
             self.all.push(query);
@@ -212,9 +211,9 @@ impl Querier {
         std::mem::replace(&mut self.ready, ready) != self.ready
     }
 
-    /// Takes the ports of a new snapshot. Adds those to `to_ask` that have come up, or are in other VLANs. Returns whether any
-    /// is not as before.
-    fn take_ports(&mut self, view: &Snapshot, to_ask: &mut BTreeSet<u16>) -> bool {
+    /// Takes the ports of a new snapshot. Adds those to `new` that have come up, or are in other VLANs. Returns whether any is
+    /// not as before.
+    fn take_ports(&mut self, view: &Snapshot, new: &mut BTreeSet<u16>) -> bool {
         let seen = numbered(view).map(|(number, port)| Seen {
             number,
             bridge: port.bridge,
@@ -233,14 +232,14 @@ impl Querier {
             .map(|port| (port.number, (port.bridge, vlans(&port.vlan))))
             .collect();
         let is_other = |(number, at): &(&u16, &(u8, Vec<u16>))| self.asked.get(number) != Some(*at);
-        to_ask.extend(asked.iter().filter(is_other).map(|(number, _)| *number));
+        new.extend(asked.iter().filter(is_other).map(|(number, _)| *number));
         (self.asked, self.ports) = (asked, seen);
         true
     }
 
-    /// Finds the places to ask in, and asks the ports of `to_ask` there, and all ports of a place that is new, or was another
-    /// querier's.
-    fn take_places(&mut self, to_ask: &BTreeSet<u16>, now: Instant) {
+    /// Finds the places to ask in, and asks the new ports there, all ports of a place that is new or was another querier's, and
+    /// in a round all ports.
+    fn take_places(&mut self, new: &BTreeSet<u16>, is_round: bool, now: Instant) {
         let mut places = BTreeMap::new();
         for (port, (bridge, vlans)) in &self.asked {
             for place in vlans.iter().map(|vlan| (*bridge, *vlan)) {
@@ -251,11 +250,12 @@ impl Querier {
                     }
                     let since = self.places.get(&key).copied();
                     places.insert(key, since.flatten());
-                    if since.is_none() || to_ask.contains(port) {
+                    let is_new = since.is_none() || new.contains(port);
+                    if is_new || is_round {
                         let (port, group) = (*port, all_of(family));
                         let query = Query { port, place, group };
                         self.all.push(query);
-                        if since.is_none() {
+                        if is_new {
                             self.later_all.push_back((now + STARTUP, query));
                         }
                     }
@@ -266,19 +266,28 @@ impl Querier {
     }
 
     /// Takes the queries to send now: for single groups first, since a station has little time to answer these.
-    fn take(&mut self, now: Instant) -> Vec<Query> {
+    fn take(&mut self) -> Vec<Query> {
         let mut queries = self.groups.take(OF_GROUPS_PER_LOOK);
         queries.extend(self.all.take(QUERIES_PER_LOOK - queries.len()));
-        queries.retain(|query| !self.silent.contains(&query.key()));
+        // Another querier asks there now.
+        let is_silent = |query: &Query| self.silent.contains(&query.key());
+        let (dropped, queries): (Vec<Query>, Vec<Query>) = queries.into_iter().partition(is_silent);
+        dropped.iter().for_each(|query| self.note_sent(query));
+        queries
+    }
+
+    /// Notes the places of these queries, which were sent, as asked in, if no first query waits there.
+    fn note_asked(&mut self, sent: &[Query], now: Instant) {
         let waiting: HashSet<Key> = self.all.queue.iter().map(Query::key).collect();
-        for query in &queries {
-            let is_first = |since: &&mut Option<Instant>| since.is_none();
-            let place = self.places.get_mut(&query.key()).filter(is_first);
-            if let Some(since) = place.filter(|_| !waiting.contains(&query.key())) {
+        for key in sent
+            .iter()
+            .map(Query::key)
+            .filter(|key| !waiting.contains(key))
+        {
+            if let Some(since @ None) = self.places.get_mut(&key) {
                 *since = Some(now);
             }
         }
-        queries
     }
 
     /// Gives back a query that could not be sent.
@@ -292,6 +301,16 @@ impl Querier {
     /// Has a port asked at once, as one that comes up.
     pub(super) fn ask_again(&mut self, port: u16) {
         self.asked.remove(&port);
+        self.ports.clear();
+        self.snapshot = None;
+    }
+
+    /// Begins anew in a bridge.
+    pub(super) fn forget_bridge(&mut self, number: u8) {
+        let is_other = |((bridge, _), _): &Key| *bridge != number;
+        self.places.retain(|key, _| is_other(key));
+        self.ready.retain(is_other);
+        self.asked.retain(|_, (bridge, _)| *bridge != number);
         self.ports.clear();
         self.snapshot = None;
     }
@@ -382,13 +401,15 @@ impl Dataplane {
         }
         let silent = state.snooping.queriers.keys().copied().collect();
         let has_changed = querier.look((state.published, &state.view), now, silent);
-        let mut workers = BTreeSet::new();
-        for query in querier.take(now) {
+        let (mut workers, mut sent) = (BTreeSet::new(), Vec::new());
+        for query in querier.take() {
             match self.send_query(state, query, &mut workers) {
-                true => querier.note_sent(&query),
+                true => sent.push(query),
                 false => querier.put_back(query),
             }
         }
+        sent.iter().for_each(|query| querier.note_sent(query));
+        querier.note_asked(&sent, now);
         state.snooping.querier = querier;
         self.nudge(state, workers);
         has_changed
@@ -476,7 +497,9 @@ mod tests {
         for look in 0..200u32 {
             let now = start + look * Duration::from_millis(100);
             querier.look((1, &view), now, BTreeSet::new());
-            let count = querier.take(now).len();
+            let sent = querier.take();
+            querier.note_asked(&sent, now);
+            let count = sent.len();
             assert!(count <= QUERIES_PER_LOOK);
             let is_ready = querier.ready.contains(&V4);
             if querier.all.queue.is_empty() {
@@ -495,13 +518,15 @@ mod tests {
         for look in 0..300u32 {
             let now = start + look * Duration::from_secs(1);
             querier.look((1, &view), now, BTreeSet::from([V4]));
-            let asked = querier.take(now);
+            let asked = querier.take();
+            querier.note_asked(&asked, now);
             assert!(asked.iter().all(|query| query.key() != V4));
         }
         assert!(!querier.ready.contains(&V4));
         let now = start + Duration::from_secs(300);
         querier.look((1, &view), now, BTreeSet::new());
-        let asked = querier.take(now);
+        let asked = querier.take();
+        querier.note_asked(&asked, now);
         assert_eq!(asked.iter().filter(|query| query.key() == V4).count(), 2);
         assert!(!querier.ready.contains(&V4));
         querier.look((1, &view), now + SETTLE, BTreeSet::new());
@@ -523,7 +548,7 @@ mod tests {
             if look % 50 == 0 {
                 querier.ask_for(1, (PLACE, group(200)), now);
             }
-            let sent = querier.take(now);
+            let sent = querier.take();
             if look % 50 == 0 {
                 assert!(
                     sent.iter()
@@ -533,5 +558,49 @@ mod tests {
             sent.iter().for_each(|query| querier.note_sent(query));
             assert!(querier.groups.queue.len() <= 2 * GROUPS_OF_PORT_MAX);
         }
+    }
+
+    /// A port that comes up where the switch already asks is asked twice, as any.
+    #[test]
+    fn a_port_that_comes_up_later_is_asked_twice() {
+        let (view, start) = (nothing(), Instant::now());
+        let mut querier = querier(0..1);
+        let mut asked = Vec::new();
+        for look in 0..100u32 {
+            let now = start + look * Duration::from_secs(1);
+            if look == 20 {
+                querier.asked.insert(9, (0, vec![7]));
+                querier.take_places(&BTreeSet::from([9]), false, now);
+            }
+            querier.look((1, &view), now, BTreeSet::new());
+            let sent = querier.take();
+            asked.extend(
+                sent.iter()
+                    .filter(|query| query.port == 9 && query.key() == V4)
+                    .map(|_| look),
+            );
+            querier.note_asked(&sent, now);
+        }
+        assert_eq!(asked, [20, 51]);
+    }
+
+    /// Another querier's word ends the switch's own questions, and leaves nothing behind.
+    #[test]
+    fn groups_that_were_asked_for_when_another_querier_came_can_be_asked_for_again() {
+        let (view, start) = (nothing(), Instant::now());
+        let mut querier = querier(0..1);
+        let group = |number: u8| (PLACE, IpAddr::from([239, 1, 1, number]));
+        (0..16).for_each(|number| querier.ask_for(0, group(number), start));
+        for look in 0..40u32 {
+            let now = start + look * Duration::from_millis(100);
+            querier.look((1, &view), now, BTreeSet::from([V4]));
+            querier
+                .take()
+                .iter()
+                .for_each(|query| querier.note_sent(query));
+        }
+        assert!(querier.asking.is_empty());
+        querier.ask_for(0, group(1), start);
+        assert_eq!(querier.asking.len(), 1);
     }
 }

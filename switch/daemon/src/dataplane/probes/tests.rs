@@ -1,23 +1,9 @@
-use crosspoint_engine::bridge::fdb::Damping;
-
 use super::*;
-use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
+use crate::dataplane::{PortOptions, testing};
 
 /// A switch whose ports have these VLANs, are up, and block for a second.
 fn dataplane(ports: &[VlanPolicy]) -> Arc<Dataplane> {
-    let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
-    let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
-    let core = all.find(|core| set.is_set(*core)).expect("a core");
-    let dataplane = Dataplane::start(DataplaneOptions {
-        cores: vec![core],
-        sleep_after: Some(Duration::from_micros(1)),
-        fdb_capacity: 1024,
-        fdb_ageing: Duration::from_secs(300),
-        fdb_damping: Damping::OFF,
-        nic_queues: 0,
-        balance: BalanceOptions::default(),
-    })
-    .expect("workers start");
+    let dataplane = testing::start();
     for (number, vlan) in ports.iter().enumerate() {
         let options = PortOptions {
             name: format!("up{number}"),
