@@ -59,16 +59,25 @@ fn a_worker_whose_core_is_taken_is_noticed_and_so_is_its_return() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    wait(false);
-    let before = worker();
     let core = *core;
-    let thief = std::thread::spawn(move || hog(core));
-    wait(true);
-    thief.join().expect("a thread of the first order");
-    wait(false);
+    // On a busy machine it may have lost its core already when its switches are counted first: then it is taken again.
+    let mut is_counted = false;
+    for _ in 0..3 {
+        wait(false);
+        let before = worker();
+        let thief = std::thread::spawn(move || hog(core));
+        wait(true);
+        thief.join().expect("a thread of the first order");
+        wait(false);
+        let after = worker();
+        assert!(after.stalls > before.stalls, "{before:#?} {after:#?}");
+        is_counted |= after.involuntary_switches > before.involuntary_switches;
+        if is_counted {
+            break;
+        }
+    }
+    assert!(is_counted);
     let after = worker();
-    assert!(after.stalls > before.stalls, "{before:#?} {after:#?}");
-    assert!(after.involuntary_switches > before.involuntary_switches);
     assert!(
         after.window.busy + after.window.idle > 0.5,
         "it polls: {after:#?}"
