@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// A MAC address as the low 48 bits of a little-endian word: byte 0 on the wire is bits 0-7.
 ///
@@ -33,6 +34,29 @@ impl Mac {
     pub const fn bytes(self) -> [u8; 6] {
         let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
         [a, b, c, d, e, f]
+    }
+
+    /// Returns the link-local IPv6 address that the station makes of its address (RFC 4291, appendix A).
+    pub const fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.bytes();
+        Ipv6Addr::from_octets([
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
+        ])
     }
 
     /// Returns whether the group bit is set: broadcast or multicast (IEEE 802-2014, 8.4).

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_guest::Guest;
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -13,10 +13,7 @@ use crate::harness::{
 fn a_guest_is_taken_off_the_network_and_let_in_again_with_its_front_end_connected() {
     let lab = Lab::new(s(60));
     let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
-    let mut guests = ["g0", "g1"].map(|name| {
-        let guest = Guest::connect(lab.socket(name), GuestOptions::default());
-        guest.expect("the guest connects")
-    });
+    let mut guests = ["g0", "g1"].map(|name| lab.connect(name));
     switch.wait_up(&["g0", "g1"]);
     let [a, b] = &mut guests;
     ping_pong(a, b, 1);
@@ -69,10 +66,7 @@ fn a_guest_with_more_addresses_than_it_may_have_loses_their_frames_or_is_quarant
     let limited = |action: &str| format!("mac_limit = 2\nmac_limit_action = \"{action}\"\n");
     let ports = [guest(&lab, "g0") + &limited("drop"), guest(&lab, "g1")];
     let switch = Switch::start(&lab, &[1], &ports);
-    let mut guests = ["g0", "g1"].map(|name| {
-        let guest = Guest::connect(lab.socket(name), GuestOptions::default());
-        guest.expect("the guest connects")
-    });
+    let mut guests = ["g0", "g1"].map(|name| lab.connect(name));
     switch.wait_up(&["g0", "g1"]);
     let [a, b] = &mut guests;
     ping_pong(a, b, 1);

@@ -148,10 +148,7 @@ fn a_guest_that_reboots_starts_over() {
     let lab = Lab::new(s(60));
     let ports = [CALM[0], CALM[1], "rebooting", "peer"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[1], &ports);
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let (mut rebooting, mut peer) = (connect("rebooting"), connect("peer"));
+    let (mut rebooting, mut peer) = (lab.connect("rebooting"), lab.connect("peer"));
     while_others_work(&switch, &lab, |exchange| {
         for number in 0..5 {
             switch.wait_up(&["rebooting", "peer"]);
@@ -174,10 +171,7 @@ fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
     let lab = Lab::new(s(60));
     let ports = [CALM[0], CALM[1], "liar", "peer"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[1], &ports);
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let (mut liar, mut peer) = (connect("liar"), connect("peer"));
+    let (mut liar, mut peer) = (lab.connect("liar"), lab.connect("peer"));
     while_others_work(&switch, &lab, |exchange| {
         for number in 0..3 {
             switch.wait_up(&["liar", "peer"]);
@@ -210,11 +204,8 @@ fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
 fn a_switch_that_restarts_finds_its_guests_again() {
     let lab = Lab::new(s(60));
     let ports = ["left", "right"].map(|name| guest(&lab, name));
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
     let switch = Switch::start(&lab, &[1], &ports);
-    let (mut left, mut right) = (connect("left"), connect("right"));
+    let (mut left, mut right) = (lab.connect("left"), lab.connect("right"));
     switch.wait_up(&["left", "right"]);
     ping_pong(&mut left, &mut right, 1);
     switch.kill();

@@ -1,7 +1,5 @@
 //! Mirrors of a running switch: a guest that inspects others, a remote mirror through an uplink, and changes by a reload.
 
-use crosspoint_guest::{Guest, GuestOptions};
-
 use crate::harness::{Host, Lab, Switch, guest, ping_pong, s, wait_until, xdp};
 
 const LOCAL: &str = "[[mirror]]\nname = \"ids\"\nports = [\"g*\"]\nto = \"ids\"\n";
@@ -21,10 +19,7 @@ fn a_mirror_copies_each_frame_once_and_is_changed_by_a_reload() {
     let ports = ["g0", "g1", "ids"].map(|name| guest(&lab, name));
     let ports = [&ports[..], &[xdp("up0", &host), LOCAL.to_owned()]].concat();
     let switch = Switch::start(&lab, &[1], &ports);
-    let [mut a, mut b, mut ids] = ["g0", "g1", "ids"].map(|name| {
-        let guest = Guest::connect(lab.socket(name), GuestOptions::default());
-        guest.expect("the guest connects")
-    });
+    let [mut a, mut b, mut ids] = ["g0", "g1", "ids"].map(|name| lab.connect(name));
     switch.wait_up(&["g0", "g1", "ids", "up0"]);
     ping_pong(&mut a, &mut b, 1);
     let first = ids.receive(0).expect("a ring").len();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_guest::Guest;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::Signal;
 use sflow_parser::models::{CounterData, FlowData, FlowSample, SFlowDatagram, SampleData};
@@ -25,10 +25,6 @@ const BATCH: usize = 64;
 /// The section of the configuration; it comes before the ports.
 fn section(sampling: u32, more: &str) -> String {
     format!("[sflow]\ncollector = \"{COLLECTOR}\"\nsampling = {sampling}\npolling = \"1s\"\n{more}")
-}
-
-fn connect(lab: &Lab, name: &str) -> Guest {
-    Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
 }
 
 /// Sends frames from one guest to another; each must arrive.
@@ -156,7 +152,7 @@ fn sfcapd_gets_addresses_ports_vlans_and_as_many_packets_as_were_sent() {
         guest(&lab, "trunk") + "vlan = { trunk = [100, 200] }\n",
     ];
     let switch = Switch::start(&lab, &[1], &ports);
-    let [mut red, mut blue, mut trunk] = ["red", "blue", "trunk"].map(|name| connect(&lab, name));
+    let [mut red, mut blue, mut trunk] = ["red", "blue", "trunk"].map(|name| lab.connect(name));
     switch.wait_up(&["red", "blue", "trunk"]);
     let to_trunk = |number| udp(mac(3), mac(1), 7, number, 200);
     let to_blue = |number| tagged(&udp(mac(2), mac(3), 9, number, 300), 200);
@@ -298,7 +294,7 @@ fn every_frame_of_one_in_one_is_sampled_with_its_way_and_the_counters_agree() {
     let mut ports = vec![section(1, more)];
     ports.extend(names.map(|name| guest(&lab, name)));
     let switch = Switch::start(&lab, &[1], &ports);
-    let [mut a, mut b, mut c, mut other] = names.map(|name| connect(&lab, name));
+    let [mut a, mut b, mut c, mut other] = names.map(|name| lab.connect(name));
     switch.wait_up(&names);
     let index = wait_until("interfaces", s(10), || {
         Some(interfaces(&switch)).filter(|all| all.len() == 3)
@@ -377,7 +373,7 @@ fn a_changed_rate_and_a_lost_collector_cost_no_frame() {
     let reader = Reader::start();
     let ports = [section(1, ""), guest(&lab, "a"), guest(&lab, "b")];
     let switch = Switch::start(&lab, &[1], &ports);
-    let (mut a, mut b) = (connect(&lab, "a"), connect(&lab, "b"));
+    let (mut a, mut b) = (lab.connect("a"), lab.connect("b"));
     switch.wait_up(&["a", "b"]);
     pass(&mut b, &mut a, &[udp(mac(1), mac(2), 1, 0, 100)]);
     let mut send = || {

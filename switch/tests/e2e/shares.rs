@@ -387,10 +387,7 @@ fn assert_attacked(switch: &Switch<'_>, row: &Row) {
 fn assert_as_before(lab: &Lab, switch: &Switch<'_>, sink: &str) {
     switch.wait_down(&[OWN, sink]);
     switch.ledger();
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let (mut own, mut sink_guest) = (connect(OWN), connect(sink));
+    let (mut own, mut sink_guest) = (lab.connect(OWN), lab.connect(sink));
     switch.wait_up(&[OWN, sink]);
     ping_pong(&mut own, &mut sink_guest, 1);
     // Waits, since another process may just have had the worker's core.

@@ -238,19 +238,25 @@ fn the_old_process_goes_on_if_the_new_one_fails_at_any_step() {
     }
 }
 
+/// A supervised switch, two guests that exchange frames, and one more.
+fn with_victim(lab: &Lab) -> (Supervisor<'_>, Switch, [Guest; 2], Guest) {
+    let ports = ["g0", "g1", "victim"].map(|name| guest(lab, name));
+    let mut supervisor = Supervisor::new(lab, &ports);
+    let process = supervisor.start(Start::Fresh);
+    supervisor.hear(&process, Kind::Ready);
+    let options = GuestOptions::default();
+    let mut pair = ["g0", "g1"].map(|name| connect_to(lab, name, &options));
+    let victim = connect_to(lab, "victim", &options);
+    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    (supervisor, process, pair, victim)
+}
+
 /// A crash in the middle of a message: the front end is disconnected, since the switch does not know what it has said. Guests of
 /// other ports go on.
 #[test]
 fn a_session_in_the_middle_of_a_message_does_not_outlive_a_crash_and_the_others_do() {
     let lab = Lab::new(s(60));
-    let ports = ["g0", "g1", "victim"].map(|name| guest(&lab, name));
-    let mut supervisor = Supervisor::new(&lab, &ports);
-    let old = supervisor.start(Start::Fresh);
-    supervisor.hear(&old, Kind::Ready);
-    let options = GuestOptions::default();
-    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &options));
-    let mut victim = connect_to(&lab, "victim", &options);
-    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    let (mut supervisor, old, mut pair, mut victim) = with_victim(&lab);
     supervisor.catch_up(&old);
     let record = supervisor
         .store
@@ -289,14 +295,7 @@ fn a_session_in_the_middle_of_a_message_does_not_outlive_a_crash_and_the_others_
 #[test]
 fn a_guest_without_memory_is_left_behind_and_the_others_go_on() {
     let lab = Lab::new(s(60));
-    let ports = ["g0", "g1", "victim"].map(|name| guest(&lab, name));
-    let mut supervisor = Supervisor::new(&lab, &ports);
-    let old = supervisor.start(Start::Fresh);
-    supervisor.hear(&old, Kind::Ready);
-    let options = GuestOptions::default();
-    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &options));
-    let victim = connect_to(&lab, "victim", &options);
-    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    let (mut supervisor, old, mut pair, victim) = with_victim(&lab);
     victim.memory().truncate(0, 0).expect("a cut");
     old.say(Kind::Hold, "");
     supervisor.hear(&old, Kind::Held);

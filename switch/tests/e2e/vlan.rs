@@ -1,6 +1,6 @@
 //! VLANs: which ports reach each other, and which see tags.
 
-use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_guest::Guest;
 
 use crate::harness::{Host, Lab, Switch, frame, guest, mac, run, s, tagged, xdp};
 
@@ -42,10 +42,11 @@ fn a_trunk_sees_the_tags_that_access_ports_do_not() {
         guest(&lab, "trunk") + "vlan = { trunk = [100, 200], native = 1 }\n",
     ];
     let switch = Switch::start(&lab, &[1], &ports);
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let (mut red, mut blue, mut trunk) = (connect("red"), connect("blue"), connect("trunk"));
+    let (mut red, mut blue, mut trunk) = (
+        lab.connect("red"),
+        lab.connect("blue"),
+        lab.connect("trunk"),
+    );
     switch.wait_up(&["red", "blue", "trunk"]);
 
     let from_red = frame(mac(3), mac(1), 1, 100);

@@ -4,7 +4,7 @@
 //! flooded to many idle guests with full rings. A frame thus costs the worker several times what it costs testpmd, so that
 //! the worker is the bottleneck.
 
-use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_guest::Guest;
 
 use crate::harness::{Lab, Switch, Testpmd, TestpmdPort, guest, s, wait_until};
 
@@ -52,10 +52,7 @@ fn dpdk_guests_that_saturate_a_worker_get_its_time_by_weight() {
             + &format!("weight = {weight}\nstorm = {{ unknown_unicast = 0 }}\n")
     }));
     let switch = Switch::start(&lab, &[1], &ports);
-    let connect = |name: &String| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let guests: Vec<Guest> = sinks.iter().map(connect).collect();
+    let guests: Vec<Guest> = sinks.iter().map(|name| lab.connect(name)).collect();
     let options = format!("queues=1,queue_size={RING}");
     let port = |number| TestpmdPort::virtio(&lab, number, &format!("dpdk{number}"), &options);
     let testpmd_options = format!(

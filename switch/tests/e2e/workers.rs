@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_guest::Guest;
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 use serde_json::Value;
@@ -22,11 +22,8 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
     let lab = Lab::new(s(60));
     let ports = ["left", "right", "sink"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[0, 1], &ports);
-    let connect = |name| {
-        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
-    };
-    let senders = [connect("left"), connect("right")];
-    let mut sink = connect("sink");
+    let senders = [lab.connect("left"), lab.connect("right")];
+    let mut sink = lab.connect("sink");
     switch.wait_up(&["left", "right", "sink"]);
     let workers = busy_workers(&switch);
     assert_eq!(

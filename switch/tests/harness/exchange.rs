@@ -179,6 +179,13 @@ pub fn connect_to(lab: &Lab, name: &str, options: &GuestOptions) -> Guest {
     Guest::connect(lab.socket(name), options.clone()).expect("the guest connects")
 }
 
+impl Lab {
+    /// Connects a guest with the default options to port `name`.
+    pub fn connect(&self, name: &str) -> Guest {
+        connect_to(self, name, &GuestOptions::default())
+    }
+}
+
 /// Connects guests to ports `names`, and waits until these are up.
 pub fn connect_pair(
     lab: &Lab,

@@ -284,7 +284,7 @@ mod tests {
     /// Addresses of a database that is replaced take up nothing of their port's limit.
     #[test]
     fn a_bridge_with_another_capacity_begins_without_addresses() {
-        let dataplane = testing::start();
+        let dataplane = testing::start(1);
         dataplane.set_bridges(&config(28_672), true);
         let options = PortOptions {
             name: "web-1".to_owned(),

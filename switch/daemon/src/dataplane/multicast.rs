@@ -238,7 +238,7 @@ impl Dataplane {
         let State { snooping, view, .. } = &mut *state;
         has_changed |= snooping.has_changed;
         for heard in messages.take() {
-            let own = || query::link_local(self.query_source(heard.port));
+            let own = || self.query_source(heard.port).link_local();
             if let Said::Query(from) = heard.said
                 && !snooping.yields_to(from, own())
             {

@@ -440,32 +440,10 @@ fn rate(limit: RateLimit) -> RateStatus {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use crosspoint_engine::bridge::fdb::Damping;
-
     use super::*;
-    use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
+    use crate::dataplane::{PortOptions, testing};
 
     const WORKERS: usize = 8;
-
-    fn core() -> usize {
-        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
-        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
-        all.find(|core| set.is_set(*core)).expect("a core")
-    }
-
-    /// All on one core, where they sleep.
-    fn dataplane() -> Arc<Dataplane> {
-        Dataplane::start(DataplaneOptions {
-            cores: vec![core(); WORKERS],
-            sleep_after: Some(Duration::from_micros(1)),
-            fdb_capacity: 1024,
-            fdb_ageing: Duration::from_secs(300),
-            fdb_damping: Damping::OFF,
-            nic_queues: 0,
-            balance: BalanceOptions::default(),
-        })
-        .expect("workers start")
-    }
 
     fn add_port(dataplane: &Dataplane, number: u64) {
         let options = PortOptions {
@@ -501,7 +479,7 @@ mod tests {
 
     #[test]
     fn who_looks_at_a_thousand_queues_does_not_hold_up_who_changes_a_port() {
-        let dataplane = dataplane();
+        let dataplane = testing::start(WORKERS);
         for number in 0..500 {
             add_port(&dataplane, number);
             dataplane.set_slo(

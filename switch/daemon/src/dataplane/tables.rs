@@ -167,7 +167,7 @@ mod tests {
     /// A successor whose configuration lacks a port still has that port's counts: the totals balance.
     #[test]
     fn counts_of_a_port_that_is_not_here_any_more_are_those_of_a_removed_one() {
-        let dataplane = testing::start();
+        let dataplane = testing::start(1);
         let options = PortOptions {
             name: "a".to_owned(),
             ..PortOptions::default()

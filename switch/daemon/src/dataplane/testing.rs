@@ -1,4 +1,4 @@
-//! A switch with one worker, for unit tests.
+//! A switch for unit tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use crosspoint_engine::bridge::fdb::Damping;
 
 use super::{BalanceOptions, Dataplane, DataplaneOptions};
 
-/// Starts it, without ports, on any core that this process may use.
-pub(super) fn start() -> Arc<Dataplane> {
+/// Starts it, without ports: its workers sleep on one core, the first that this process may use.
+pub(super) fn start(workers: usize) -> Arc<Dataplane> {
     let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
     let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
     let core = all.find(|core| set.is_set(*core)).expect("a core");
     let options = DataplaneOptions {
-        cores: vec![core],
+        cores: vec![core; workers],
         sleep_after: Some(Duration::from_micros(1)),
         fdb_capacity: 1024,
         fdb_ageing: Duration::from_secs(300),

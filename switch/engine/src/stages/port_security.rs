@@ -55,7 +55,7 @@ impl IpGuard {
             IpNet::V4(_) => None,
             IpNet::V6(net) => Some((net.network().to_bits(), net.netmask().to_bits())),
         });
-        let link_locals: Box<[Ipv6Addr]> = macs.iter().copied().map(link_local).collect();
+        let link_locals: Box<[Ipv6Addr]> = macs.iter().copied().map(Mac::link_local).collect();
         let own = link_locals.iter().map(|own| (own.to_bits(), u128::MAX));
         IpGuard {
             v4: v4.collect(),
@@ -141,22 +141,6 @@ impl IpGuard {
         };
         (!is_claim_ok).then_some(DropReason::NeighborNotAllowed)
     }
-}
-
-/// The link-local address that a station makes of its MAC address.
-fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.bytes();
-    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        word(a ^ 2, b),
-        word(c, 0xff),
-        word(0xfe, d),
-        word(e, f),
-    )
 }
 
 /// What a frame says of its sender.

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::groups::{ACK, FIN, Packet, RST, Rig, SYN, TCP, UDP, address, any_rule, rule};
-use crate::tap::{self, ip};
+use crate::netns::{self, ip};
 
 /// The guest's station, and those that the kernel has behind its other device.
 const GUEST: u8 = 0;
@@ -35,8 +35,8 @@ struct Router {
 impl Router {
     /// Makes the router in a namespace of the calling thread.
     fn new(rules: &[Rule], is_stateful: bool) -> Router {
-        tap::namespace();
-        let open = |name: &str| tap::plain(name);
+        netns::namespace();
+        let open = |name: &str| netns::tap(name, 0);
         let (guest, others) = (open("guest"), open("others"));
         for (setting, value) in [
             ("ipv4/ip_forward", "1"),

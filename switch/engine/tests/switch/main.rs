@@ -27,6 +27,9 @@ mod ledger;
 mod mac_limit;
 mod mirrors;
 mod multicast;
+/// Tap devices in a network namespace, shared with the tests of segmentation.
+#[path = "../../../packet/tests/segmentation/netns.rs"]
+mod netns;
 mod order;
 mod over_share;
 mod port_security;
@@ -43,8 +46,6 @@ mod single;
 mod sleep;
 mod sources;
 mod suppress;
-/// Tap devices in a network namespace.
-mod tap;
 mod taps;
 mod threads;
 /// Guests shared with the rings' tests: memory, both sides of a ring, random numbers.

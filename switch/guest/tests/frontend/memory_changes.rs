@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// A region that is added to a guest that runs.
+const ADDED: RegionLayout = RegionLayout {
+    guest_base: 1 << 32,
+    len: 4096,
+    huge_pages: false,
+};
+
+fn all_protocol_features() -> GuestOptions {
+    GuestOptions {
+        protocol_features: u64::MAX,
+        ..options()
+    }
+}
+
 #[test]
 fn the_inflight_region_is_kept_over_reconnects_until_a_reboot() {
     let with_inflight = Backend {
@@ -9,11 +23,7 @@ fn the_inflight_region_is_kept_over_reconnects_until_a_reboot() {
         ..BACKEND
     };
     let (_directory, path, backend) = with_inflight.listen(3);
-    let options = GuestOptions {
-        protocol_features: u64::MAX,
-        ..options()
-    };
-    let mut guest = Guest::connect(&path, options).unwrap();
+    let mut guest = Guest::connect(&path, all_protocol_features()).unwrap();
     let region = guest.inflight().unwrap().clone();
     assert_eq!((region.queues, region.queue_size), (2, 256));
     let mut bytes = [0; 7];
@@ -51,19 +61,10 @@ fn memory_comes_and_goes_one_region_at_a_time_or_in_a_new_table() {
             ..BACKEND
         };
         let (_directory, path, backend) = with_slots.listen(2);
-        let options = GuestOptions {
-            protocol_features: u64::MAX,
-            ..options()
-        };
-        let mut guest = Guest::connect(&path, options).unwrap();
-        let layout = RegionLayout {
-            guest_base: 1 << 32,
-            len: 4096,
-            huge_pages: false,
-        };
-        let added = guest.add_memory(layout).unwrap();
+        let mut guest = Guest::connect(&path, all_protocol_features()).unwrap();
+        let added = guest.add_memory(ADDED).unwrap();
         added.write((1 << 32) + 4090, &[7; 6]).unwrap();
-        assert!(guest.add_memory(layout).is_err(), "overlap");
+        assert!(guest.add_memory(ADDED).is_err(), "overlap");
         guest.disconnect();
         guest.reconnect().unwrap();
         guest.remove_memory(1 << 32).unwrap();
@@ -97,17 +98,8 @@ fn memory_that_the_back_end_does_not_let_go_stays() {
         ..BACKEND
     };
     let (_directory, path, backend) = refusing.listen(2);
-    let options = GuestOptions {
-        protocol_features: u64::MAX,
-        ..options()
-    };
-    let mut guest = Guest::connect(&path, options).unwrap();
-    let layout = RegionLayout {
-        guest_base: 1 << 32,
-        len: 4096,
-        huge_pages: false,
-    };
-    guest.add_memory(layout).unwrap();
+    let mut guest = Guest::connect(&path, all_protocol_features()).unwrap();
+    guest.add_memory(ADDED).unwrap();
     let refused = guest.remove_memory(1 << 32);
     assert!(matches!(
         refused,

@@ -9,7 +9,8 @@ use proptest::test_runner::TestRunner;
 use crate::frames::{
     DESTINATION, IDENTIFICATION, Ip, Large, SOURCE, cut, datagram, finished, large, same,
 };
-use crate::tap::{Tap, ip, namespace};
+use crate::netns::{ip, namespace};
+use crate::tap::Tap;
 
 /// Segmented datagrams over IPv4 and IPv6, supported since Linux 6.2.
 const TUN_F_USO: libc::c_uint = 0x20 | 0x40;

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::frames::{Ip, Large, Transport, cut, datagram, finished};
-use crate::tap::{Tap, ip, namespace};
+use crate::netns::{ip, namespace};
+use crate::tap::Tap;
 
 const PORT: u16 = 4567;
 /// Tags that a receiver without VLANs accepts: priority tags.

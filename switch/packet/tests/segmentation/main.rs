@@ -5,5 +5,6 @@ mod frames;
 mod hostile;
 mod kernel_gso;
 mod kernel_reassembly;
+mod netns;
 mod properties;
 mod tap;

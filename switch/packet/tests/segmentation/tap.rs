@@ -3,15 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::time::Duration;
 
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::GsoRequest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::frames::{DESTINATION, SOURCE};
+use crate::netns;
 
 const NEEDS_CSUM: u8 = 1;
 /// Bytes of `struct virtio_net_hdr` without `num_buffers`.
@@ -23,20 +22,7 @@ pub struct Tap(File);
 impl Tap {
     /// Makes the device. `offload`: the offloads that its user takes, `TUN_F_*`.
     pub fn new(name: &str, offload: libc::c_uint) -> Tap {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .expect("the tun driver");
-        // `struct ifreq`: the name, flags, and the rest of a union of 24 bytes.
-        let mut request = [0u8; 40];
-        request[..name.len()].copy_from_slice(name.as_bytes());
-        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
-        request[16..18].copy_from_slice(&flags.to_ne_bytes());
-        // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, 40 bytes, which is what `request` has.
-        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-        assert_eq!(made, 0, "{name}: {}", std::io::Error::last_os_error());
-        let tap = Tap(file);
+        let tap = Tap(netns::tap(name, libc::IFF_VNET_HDR));
         tap.take(offload)
             .expect("an offload that every kernel knows");
         tap
@@ -97,21 +83,4 @@ impl Tap {
             }
         }
     }
-}
-
-pub fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .status();
-    assert!(status.expect("iproute2").success(), "ip {arguments}");
-}
-
-/// Moves the thread to its own network namespace.
-pub fn namespace() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "this test makes a network namespace: run it as root"
-    );
-    // SAFETY: no file descriptors are unshared.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
 }

@@ -7,7 +7,9 @@
 //! Some ports get all multicast of a place where the switch is the querier, as ports with routers do: uplinks, since members behind
 //! them answer the querier of another host, and ports that carry the VLAN and are not asked in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+mod queries;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use crosspoint_packet::Mac;
 
 use super::super::{Dataplane, State};
 use super::{Snooping, query};
+use queries::{Key, Later, Query, Waiting};
 
 /// Time between two queries for all groups (RFC 3376, 8.2).
 const INTERVAL: Duration = Duration::from_secs(125);
@@ -39,49 +42,6 @@ const GROUPS_OF_PORT_MAX: usize = 16;
 /// Most VLANs of one trunk that are asked in; the lowest ones.
 const VLANS_MAX: usize = 64;
 const VLAN_ID_MAX: u16 = 4094;
-
-/// A query that is to be sent out of a port.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-struct Query {
-    port: u16,
-    place: Place,
-    /// The group; unspecified for all.
-    group: IpAddr,
-}
-
-impl Query {
-    fn key(&self) -> Key {
-        (self.place, Family::of(self.group))
-    }
-}
-
-/// Where there is one querier.
-type Key = (Place, Family);
-
-/// Queries that wait, each once.
-#[derive(Default)]
-struct Waiting {
-    queue: VecDeque<Query>,
-    known: HashSet<Query>,
-}
-
-impl Waiting {
-    fn push(&mut self, query: Query) {
-        if self.known.insert(query) {
-            self.queue.push_back(query);
-        }
-    }
-
-    /// Takes at most this many.
-    fn take(&mut self, most: usize) -> Vec<Query> {
-        let count = self.queue.len().min(most);
-        let taken: Vec<Query> = self.queue.drain(..count).collect();
-        taken.iter().for_each(|query| {
-            self.known.remove(query);
-        });
-        taken
-    }
-}
 
 /// What of a port decides where it is asked, and what it gets.
 #[derive(Clone)]
@@ -124,9 +84,9 @@ pub(super) struct Querier {
     /// Queries for all groups, and for single ones.
     all: Waiting,
     groups: Waiting,
-    /// Second queries of both kinds, and when they are due.
-    later_all: VecDeque<(Instant, Query)>,
-    later_groups: VecDeque<(Instant, Query)>,
+    /// Second queries of both kinds.
+    later_all: Later,
+    later_groups: Later,
     /// The single groups that are asked for, and whether the second query is still to come.
     asking: HashMap<Query, bool>,
     /// How many of these each port has.
@@ -162,12 +122,6 @@ fn numbered(view: &Snapshot) -> impl Iterator<Item = (u16, &PortSnapshot)> {
     ports.filter_map(|(number, port)| Some((number, port.as_ref()?)))
 }
 
-/// Takes what is due by now.
-fn due(later: &mut VecDeque<(Instant, Query)>, now: Instant) -> Vec<Query> {
-    let count = later.iter().take_while(|(at, _)| *at <= now).count();
-    later.drain(..count).map(|(_, query)| query).collect()
-}
-
 impl Querier {
     /// Adds what is due now. Returns whether workers need to know of a change. `silent`: where another querier asks.
     fn look(
@@ -188,10 +142,10 @@ impl Querier {
         if is_other || has_changed || is_round {
             self.take_places(&new, is_round, now);
         }
-        for query in due(&mut self.later_all, now) {
+        for query in self.later_all.take(now) {
             self.all.push(query);
         }
-        for query in due(&mut self.later_groups, now) {
+        for query in self.later_groups.take(now) {
             self.asking.insert(query, false);
             self.groups.push(query);
         }
@@ -256,7 +210,7 @@ impl Querier {
                         let query = Query { port, place, group };
                         self.all.push(query);
                         if is_new {
-                            self.later_all.push_back((now + STARTUP, query));
+                            self.later_all.push(now + STARTUP, query);
                         }
                     }
                 }
@@ -329,7 +283,7 @@ impl Querier {
         *count += 1;
         self.asking.insert(query, true);
         self.groups.push(query);
-        self.later_groups.push_back((now + AGAIN, query));
+        self.later_groups.push(now + AGAIN, query);
     }
 
     /// Notes what was sent.
@@ -449,158 +403,4 @@ impl Dataplane {
 }
 
 #[cfg(test)]
-mod tests {
-    use crosspoint_engine::bridge::fdb::Fdb;
-    use crosspoint_packet::FlowHasher;
-
-    use super::*;
-
-    const PLACE: Place = (0, 7);
-    const V4: Key = (PLACE, Family::V4);
-
-    fn nothing() -> Snapshot {
-        let fdb = Arc::new(Fdb::new(1, [1, 2]));
-        Snapshot::new(Box::new([]), fdb, FlowHasher::new(1), Box::new([]))
-    }
-
-    /// A querier with these ports, all in one VLAN.
-    fn querier(ports: std::ops::Range<u16>) -> Querier {
-        let asked = ports.map(|port| (port, (0, vec![7]))).collect();
-        Querier {
-            asked,
-            snapshot: Some(1),
-            ..Querier::default()
-        }
-    }
-
-    #[test]
-    fn a_querier_with_an_address_is_heeded_and_a_stand_in_is_not() {
-        let mut snooping = Snooping::default();
-        let own: Ipv6Addr = "fe80::20:1".parse().unwrap();
-        let heeds =
-            |snooping: &Snooping, from: &str| snooping.yields_to(from.parse().unwrap(), own);
-        // Without an own querier, any counts.
-        assert!(heeds(&snooping, "0.0.0.0") && heeds(&snooping, "fe80::20:2"));
-        snooping.settings.querier = true;
-        assert!(!heeds(&snooping, "0.0.0.0") && heeds(&snooping, "192.0.2.1"));
-        // Of two with link-local addresses, the lower one asks; stations do not answer others.
-        assert!(!heeds(&snooping, "fe80::20:2") && heeds(&snooping, "fe80::20:0"));
-        assert!(!heeds(&snooping, "::") && !heeds(&snooping, "2001:db8::1"));
-    }
-
-    /// However many ports there are, the switch counts as the querier only when the last one has had time to answer.
-    #[test]
-    fn a_place_is_ready_when_all_of_its_ports_could_answer() {
-        let (view, start) = (nothing(), Instant::now());
-        let mut querier = querier(0..100);
-        let mut asked_at = None;
-        for look in 0..200u32 {
-            let now = start + look * Duration::from_millis(100);
-            querier.look((1, &view), now, BTreeSet::new());
-            let sent = querier.take();
-            querier.note_asked(&sent, now);
-            let count = sent.len();
-            assert!(count <= QUERIES_PER_LOOK);
-            let is_ready = querier.ready.contains(&V4);
-            if querier.all.queue.is_empty() {
-                asked_at.get_or_insert(now);
-            }
-            let could_answer = asked_at.is_some_and(|at| now >= at + SETTLE);
-            assert!(!is_ready || could_answer, "look {look}");
-        }
-        assert!(querier.ready.contains(&V4));
-    }
-
-    #[test]
-    fn what_another_querier_leaves_is_asked_at_once_and_flooded_until_there_are_answers() {
-        let (view, start) = (nothing(), Instant::now());
-        let mut querier = querier(0..2);
-        for look in 0..300u32 {
-            let now = start + look * Duration::from_secs(1);
-            querier.look((1, &view), now, BTreeSet::from([V4]));
-            let asked = querier.take();
-            querier.note_asked(&asked, now);
-            assert!(asked.iter().all(|query| query.key() != V4));
-        }
-        assert!(!querier.ready.contains(&V4));
-        let now = start + Duration::from_secs(300);
-        querier.look((1, &view), now, BTreeSet::new());
-        let asked = querier.take();
-        querier.note_asked(&asked, now);
-        assert_eq!(asked.iter().filter(|query| query.key() == V4).count(), 2);
-        assert!(!querier.ready.contains(&V4));
-        querier.look((1, &view), now + SETTLE, BTreeSet::new());
-        assert!(querier.ready.contains(&V4));
-    }
-
-    /// A station that leaves all the time costs two queries a second for each of a few groups, and others nothing.
-    #[test]
-    fn one_port_that_leaves_groups_delays_no_others_queries() {
-        let (view, start) = (nothing(), Instant::now());
-        let mut querier = querier(0..2);
-        let group = |number: u8| IpAddr::from([239, 1, 1, number]);
-        for look in 0..600u32 {
-            let now = start + look * Duration::from_millis(100);
-            for number in 0..64 {
-                querier.ask_for(0, (PLACE, group(number)), now);
-            }
-            querier.look((1, &view), now, BTreeSet::new());
-            if look % 50 == 0 {
-                querier.ask_for(1, (PLACE, group(200)), now);
-            }
-            let sent = querier.take();
-            if look % 50 == 0 {
-                assert!(
-                    sent.iter()
-                        .any(|query| query.port == 1 && query.group == group(200))
-                );
-            }
-            sent.iter().for_each(|query| querier.note_sent(query));
-            assert!(querier.groups.queue.len() <= 2 * GROUPS_OF_PORT_MAX);
-        }
-    }
-
-    /// A port that comes up where the switch already asks is asked twice, as any.
-    #[test]
-    fn a_port_that_comes_up_later_is_asked_twice() {
-        let (view, start) = (nothing(), Instant::now());
-        let mut querier = querier(0..1);
-        let mut asked = Vec::new();
-        for look in 0..100u32 {
-            let now = start + look * Duration::from_secs(1);
-            if look == 20 {
-                querier.asked.insert(9, (0, vec![7]));
-                querier.take_places(&BTreeSet::from([9]), false, now);
-            }
-            querier.look((1, &view), now, BTreeSet::new());
-            let sent = querier.take();
-            asked.extend(
-                sent.iter()
-                    .filter(|query| query.port == 9 && query.key() == V4)
-                    .map(|_| look),
-            );
-            querier.note_asked(&sent, now);
-        }
-        assert_eq!(asked, [20, 51]);
-    }
-
-    /// Another querier's word ends the switch's own questions, and leaves nothing behind.
-    #[test]
-    fn groups_that_were_asked_for_when_another_querier_came_can_be_asked_for_again() {
-        let (view, start) = (nothing(), Instant::now());
-        let mut querier = querier(0..1);
-        let group = |number: u8| (PLACE, IpAddr::from([239, 1, 1, number]));
-        (0..16).for_each(|number| querier.ask_for(0, group(number), start));
-        for look in 0..40u32 {
-            let now = start + look * Duration::from_millis(100);
-            querier.look((1, &view), now, BTreeSet::from([V4]));
-            querier
-                .take()
-                .iter()
-                .for_each(|query| querier.note_sent(query));
-        }
-        assert!(querier.asking.is_empty());
-        querier.ask_for(0, group(1), start);
-        assert_eq!(querier.asking.len(), 1);
-    }
-}
+mod tests;

@@ -31,30 +31,6 @@ pub(super) fn frame(source: Mac, group: IpAddr, answers: Duration) -> Vec<u8> {
     }
 }
 
-/// The station's own link-local address (RFC 4291, appendix A), which its queries of MLD come from.
-pub(super) fn link_local(source: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = source.bytes();
-    let own = [
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        f,
-    ];
-    Ipv6Addr::from(own)
-}
-
 /// From 0.0.0.0, since the switch has no address (RFC 4541, 2.1.1): another querier with an address takes over.
 fn igmp(source: Mac, group: Ipv4Addr, answers: Duration) -> Vec<u8> {
     let to = if group.is_unspecified() {
@@ -106,7 +82,7 @@ fn mld(source: Mac, group: Ipv6Addr, answers: Duration) -> Vec<u8> {
         &[ROBUSTNESS, INTERVAL_CODE, 0, 0],
     ]
     .concat();
-    let own = link_local(source);
+    let own = source.link_local();
     let len = message.len() as u16;
     // The pseudo-header (RFC 8200, 8.1).
     let pseudo = [
@@ -169,7 +145,7 @@ mod tests {
                 NetHeaders::Ipv6(header, extensions) => {
                     assert!(extensions.hop_by_hop_options.is_some());
                     assert_eq!(header.hop_limit, 1);
-                    assert_eq!(header.source, link_local(SOURCE).octets());
+                    assert_eq!(header.source, SOURCE.link_local().octets());
                     let message = &bytes[14 + 40 + 8..];
                     let icmp = etherparse::Icmpv6Slice::from_slice(message).unwrap();
                     assert!(icmp.is_checksum_valid(header.source, header.destination));

@@ -3,7 +3,7 @@ use crate::dataplane::{PortOptions, testing};
 
 /// A switch whose ports have these VLANs, are up, and block for a second.
 fn dataplane(ports: &[VlanPolicy]) -> Arc<Dataplane> {
-    let dataplane = testing::start();
+    let dataplane = testing::start(1);
     for (number, vlan) in ports.iter().enumerate() {
         let options = PortOptions {
             name: format!("up{number}"),

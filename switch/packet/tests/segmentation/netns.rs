@@ -6,8 +6,8 @@ use std::process::Command;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// Makes a tap device, without headers before its frames, and returns its other end.
-pub fn plain(name: &str) -> File {
+/// Makes a tap device, and returns its other end. `flags`: what of `IFF_*` it has besides having no header of its own.
+pub fn tap(name: &str, flags: libc::c_int) -> File {
     let file = File::options()
         .read(true)
         .write(true)
@@ -16,7 +16,7 @@ pub fn plain(name: &str) -> File {
     // `struct ifreq`: the name, flags, and the rest of a union of 24 bytes.
     let mut request = [0u8; 40];
     request[..name.len()].copy_from_slice(name.as_bytes());
-    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as u16;
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI | flags) as u16;
     request[16..18].copy_from_slice(&flags.to_ne_bytes());
     // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, 40 bytes, which is what `request` has.
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
