@@ -203,7 +203,7 @@ HOSTS = [
     worst("Drops by flood limits", "pps", LIMITED, "A port floods beyond its storm limits."),
     worst("Frames beyond their receivers' rates", "pps", drops_of(HOST, "rate_exceeded", "instance, port"), "Dropped, since the port's limit.in is reached.", "{{instance}} {{port}}"),
     worst("Frames that ports may not send", "pps", drops_of(HOST, "server_not_allowed|isolated|source_not_allowed|mac_limit", "instance, port, reason"),
-          "DHCP replies and router advertisements of guests, frames from an isolated port to another guest, foreign source addresses.", "{{instance}} {{port}} {{reason}}"),
+          "DHCP replies and router advertisements of guests, frames from an isolated port to another guest, foreign source addresses, addresses beyond mac_limit.", "{{instance}} {{port}} {{reason}}"),
     worst("Completion, p99", "s", quantile(0.99, HOST, "instance"), COMPLETION),
     worst("Log lines lost", "ops", rate("crosspoint_log_lines_lost_total", HOST, "instance"), "The reader of the log is too slow."),
 ]

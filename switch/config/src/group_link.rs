@@ -1,6 +1,4 @@
-//! The values in a rule of a `[[group]]` that say something of the frame around its packets.
-
-use std::ops::RangeInclusive;
+//! MAC addresses, VLANs, TCP flags and Ethernet types in a rule of a `[[group]]`.
 
 use crosspoint_engine::groups::TcpFlags;
 use crosspoint_packet::Mac;
@@ -41,15 +39,15 @@ const TYPES: [(u16, &str); 7] = [
     (0x8035, "the type of reverse ARP, which needs no rule"),
     (
         0x8100,
-        "the type of a tag: name what follows it, and its VLAN in `vlans`",
+        "the type of a tag: give the type behind the tag, and its VLAN in `vlans`",
     ),
     (
         0x9100,
-        "the type of a tag: name what follows it, and its VLAN in `vlans`",
+        "the type of a tag: give the type behind the tag, and its VLAN in `vlans`",
     ),
     (
         0x88a8,
-        "the type of a tag: name what follows it, and its VLAN in `vlans`",
+        "the type of a tag: give the type behind the tag, and its VLAN in `vlans`",
     ),
 ];
 
@@ -85,7 +83,7 @@ pub(super) fn stations() -> TextList<Mac> {
 /// Flags of TCP.
 pub(super) fn tcp_flags() -> Text<TcpFlags> {
     Text {
-        must: "flags of TCP (fin, syn, rst, psh, ack, urg), those that must not be set with \"!\"",
+        must: "TCP flags (fin, syn, rst, psh, ack, urg), with \"!\" before a flag that must be clear",
         help: "for example: tcp_flags = \"syn,!ack\", for a connection's first packet".into(),
         parse: |text| parse_flags(text).map_err(Into::into),
         write: flags_text,
@@ -102,7 +100,7 @@ fn parse_flags(text: &str) -> Result<TcpFlags, &'static str> {
             None => (name, false),
         };
         let Some((_, bit)) = FLAGS.iter().find(|(known, _)| *known == name) else {
-            return Err("no flag of TCP is named so");
+            return Err("not a TCP flag");
         };
         if (flags.set | flags.clear) & bit != 0 {
             return Err("a flag is named twice");
@@ -129,26 +127,6 @@ pub(super) fn flags_text(flags: &TcpFlags) -> String {
     Vec::from_iter(named).join(",")
 }
 
-/// Numbers as ranges, ascending.
-pub(super) fn ranges(numbers: &[u16]) -> Vec<RangeInclusive<u16>> {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_unstable();
-    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-    for number in sorted {
-        match ranges.last_mut() {
-            Some(last)
-                if number
-                    .checked_sub(1)
-                    .is_some_and(|before| before <= *last.end()) =>
-            {
-                *last = *last.start()..=number;
-            }
-            _ => ranges.push(number..=number),
-        }
-    }
-    ranges
-}
-
 /// The type of frames that are not IP.
 pub(super) struct EtherType;
 
@@ -161,7 +139,7 @@ impl Rule for EtherType {
         let Some(kind) = kind.filter(|kind| *kind >= 0x0600) else {
             let message = format!("`{key}` must be a number from 0x0600 to 0xffff");
             let help = format!("for example: {key} = 0x8863, for PPPoE");
-            let label = "no type of an Ethernet frame";
+            let label = "not an Ethernet type";
             reader.checker.problem(item.span(), message, label, help);
             return None;
         };
@@ -170,7 +148,7 @@ impl Rule for EtherType {
             let help = "`ethertype` is for frames that are neither IP nor ARP";
             reader
                 .checker
-                .problem(item.span(), message, "not such a type", help);
+                .problem(item.span(), message, "not allowed here", help);
             return None;
         }
         Some(kind)
@@ -192,7 +170,13 @@ pub(super) fn check(reader: &mut Reader<'_>, protocol: Option<u8>, ethertype: Op
     if reader.item("tcp_flags").is_some() && is_known && protocol != Some(TCP) {
         let message = "`tcp_flags` goes with protocol = \"tcp\"";
         let help = "add protocol = \"tcp\" to this rule";
-        wrong(reader, "tcp_flags", message, "flags of no protocol", help);
+        wrong(
+            reader,
+            "tcp_flags",
+            message,
+            "`protocol` is not \"tcp\"",
+            help,
+        );
     }
     if ethertype.is_none() {
         return;
@@ -200,7 +184,7 @@ pub(super) fn check(reader: &mut Reader<'_>, protocol: Option<u8>, ethertype: Op
     let others = KEYS_OF_IP.iter().find(|key| reader.item(key).is_some());
     if let Some(key) = others {
         let message = format!("`{key}` is for IP, and `ethertype` for what is not IP");
-        let help = "make two rules of it, or remove one of the keys";
+        let help = "make two rules, or remove one of the keys";
         wrong(reader, key, &message, "not beside `ethertype`", help);
     }
 }
@@ -217,12 +201,5 @@ mod tests {
         for text in ["", "syn,", "SYN", "syn,!syn", "ack,ack", "!"] {
             assert!(parse_flags(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn neighbours_are_one_range() {
-        assert_eq!(ranges(&[7, 5, 6, 9]), [5..=7, 9..=9]);
-        assert_eq!(ranges(&[]), []);
-        assert_eq!(ranges(&[u16::MAX, 0]), [0..=0, u16::MAX..=u16::MAX]);
     }
 }

@@ -7,12 +7,13 @@ use crosspoint_packet::{IpNet, Mac};
 use serde_json::{Value, json};
 
 use super::field::Item;
-use super::group_link::{self, flags_text, ranges};
+use super::group_link::{self, flags_text};
 use super::group_values::{ICMP, ICMPV6, Peer, SCTP, TCP, UDP, protocol_text, range_text};
 use super::key::{Definitions, ListKeys, Reader, Rule};
 use super::rules::{Nested, TableOf, table};
 use super::table::RuleKeys;
 use super::types::RuleDirection;
+use super::vlan;
 
 const HELP: &str =
     "for example: { direction = \"in\", protocol = \"tcp\", port = 22, from = \"192.0.2.0/24\" }";
@@ -72,7 +73,7 @@ impl GroupRule {
         });
         let ports = Vec::from_iter(self.ports.iter().map(range_text)).join(",");
         let macs = Vec::from_iter(self.mac.iter().map(Mac::to_string)).join(",");
-        let vlans = Vec::from_iter(self.vlan_ranges().iter().map(range_text)).join(",");
+        let vlans = vlan::text(&self.sorted_vlans());
         let parts = [
             Some(direction.to_owned()),
             ip.map(|ip| format!("ip{ip}")),
@@ -89,9 +90,16 @@ impl GroupRule {
         Vec::from_iter(parts.into_iter().flatten()).join(" ")
     }
 
+    fn sorted_vlans(&self) -> Vec<u16> {
+        let mut vlans = self.vlans.clone();
+        vlans.sort_unstable();
+        vlans
+    }
+
     /// Its VLANs as ranges, ascending.
     pub fn vlan_ranges(&self) -> Vec<RangeInclusive<u16>> {
-        ranges(&self.vlans)
+        let runs = vlan::runs(&self.sorted_vlans()).into_iter();
+        runs.map(|(first, last)| first..=last).collect()
     }
 
     /// The version of IP that the protocol has.

@@ -229,8 +229,8 @@ fn never_quarantined(reader: &mut Reader<'_>, action: MacLimitAction) {
     let span = reader.span("mac_limit_action");
     if let Some(span) = span.filter(|_| action == MacLimitAction::Quarantine) {
         let message = "`mac_limit_action = \"quarantine\"` goes with kind \"vhost\"".to_owned();
-        let help = "take \"drop\": only frames from addresses beyond `mac_limit` are lost then";
-        let label = "an uplink has no guest that could end it";
+        let help = "use \"drop\": then only frames from addresses beyond `mac_limit` are lost";
+        let label = "no guest behind an uplink could end the quarantine";
         reader.checker.problem(span, message, label, help);
     }
 }

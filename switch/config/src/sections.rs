@@ -11,7 +11,7 @@ use super::cores::CoreSpans;
 use super::field::Item;
 use super::key::{Definitions, Keys as _, Reader, Rule};
 use super::limits::*;
-use super::table::{Metrics, Sflow, Top};
+use super::table::{Metrics, Multicast, Sflow, Top};
 
 /// The settings of a main file, with the places that later checks need.
 pub(super) struct Settings {
@@ -87,6 +87,7 @@ pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &P
         reader.checker.problem(span, message, label, help);
     }
     check_sflow(&mut reader, &top.sflow);
+    check_multicast(&mut reader, &top.multicast);
     let in_section = |section: &str, key: &str| {
         let section = document.get(section)?.get_ref().as_table()?;
         section.get(key)
@@ -131,6 +132,18 @@ fn check_sflow(reader: &mut Reader<'_>, sflow: &Sflow) {
         let help = "name the host that the samples are for: collector = \"192.0.2.1:6343\"";
         let label = "nothing is sent without one";
         reader.checker.problem(span, message, label, help);
+    }
+}
+
+/// Records a querier without snooping, which would ask for nothing.
+fn check_multicast(reader: &mut Reader<'_>, multicast: &Multicast) {
+    let table = reader.item("multicast");
+    let item = table.and_then(|table| table.get_ref().as_table()?.get("querier"));
+    if let Some(item) = item.filter(|_| multicast.querier && !multicast.snooping) {
+        let message = "`querier` goes with `snooping`".to_owned();
+        let help = "add snooping = true";
+        let label = "no answer would be used";
+        reader.checker.problem(item.span(), message, label, help);
     }
 }
 

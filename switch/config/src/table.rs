@@ -178,16 +178,17 @@ keys! {
 keys! {
     /// Multicast to the ports that have asked for it (IGMP and MLD snooping), in all bridges.
     pub struct Multicast derive(Copy) = "Multicast", in "multicast." {
-        /// Whether multicast goes only to ports that have joined its group, and to multicast routers, in each VLAN where a
-        /// router asks for reports. Elsewhere, and for groups of the link's scope, it is flooded.
+        /// Whether multicast goes only to ports that have joined its group, and to multicast routers, in each VLAN with a
+        /// querier: a multicast router, another switch, or this one with `querier`. Elsewhere, and for groups of the link's scope,
+        /// it is flooded.
         snooping: bool = flag().or(false), AtOnce;
         /// What becomes of a group that no port has joined: multicast routers always get it.
         unknown: UnknownMulticast = word().or(UnknownMulticast::Flood), AtOnce;
         /// Whether a port leaves a group at once when a station there leaves it: where each port has one station. Otherwise it
         /// leaves 2.5 s later, if no other station reports the group.
         fast_leave: bool = flag().or(false), AtOnce;
-        /// Whether the switch asks stations for their groups where no multicast router does; with `snooping`. Uplinks then get
-        /// all multicast of the places in which it asks.
+        /// Whether the switch sends multicast queries (IGMP, MLD) in VLANs without another querier; needs `snooping`. Uplinks then
+        /// get all multicast of these VLANs.
         querier: bool = flag().or(false), AtOnce;
         /// How many groups one port may join.
         groups_max: u32 = whole(1..=MULTICAST_GROUPS_MAX, "groups_max = 256").or(256), AtOnce;

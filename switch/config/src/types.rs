@@ -237,7 +237,8 @@ words! {
         Flood = "flood",
         /// They are dropped as `mac_limit`.
         Drop = "drop",
-        /// They are dropped, and the guest is quarantined until it resets its device or its front end reconnects.
+        /// They are dropped, and three within a second quarantine the guest, until it resets its device or its front end
+        /// reconnects.
         Quarantine = "quarantine",
     }
 

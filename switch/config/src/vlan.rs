@@ -108,7 +108,7 @@ pub fn text(ids: &[u16]) -> String {
 }
 
 /// The runs of consecutive IDs, in their order: the first and the last of each.
-fn runs(ids: &[u16]) -> Vec<(u16, u16)> {
+pub(super) fn runs(ids: &[u16]) -> Vec<(u16, u16)> {
     let mut runs: Vec<(u16, u16)> = Vec::new();
     for id in ids {
         match runs.last_mut() {

@@ -101,6 +101,11 @@ impl PortSnapshot {
             .is_some_and(|guard| guard.is_blocked())
     }
 
+    /// Returns whether frames that are flooded may leave through it: a guest or a NIC is attached, and it is not blocked.
+    pub fn is_attached(&self) -> bool {
+        matches!(self.egress, Egress::Guest(_) | Egress::Nic) && !self.is_blocked()
+    }
+
     /// Returns the queues that frames for this port are spread over by flow, if there are several.
     #[inline(always)]
     pub(crate) fn spreads(&self) -> Option<&GuestQueues> {

@@ -7,7 +7,7 @@ use crate::{Kind, Link, LinkError, Message};
 
 /// Most records. A daemon has a few for each of its 1024 ports.
 pub const RECORDS_MAX: usize = 8192;
-/// Most bytes of all bodies. The largest is the list of a million connections.
+/// Most bytes of all bodies.
 pub const BYTES_MAX: usize = 1 << 30;
 
 /// The last record of each part, by name. What a process sends beyond the limits is not kept, so that a broken one cannot take
@@ -20,8 +20,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Takes a record, or the end of one. Returns what it replaces: closing its descriptors can block, since a front end
-    /// may hold the other end.
+    /// Takes a record, or the end of one. Returns what it replaces, or the message itself if it is not kept: closing its
+    /// descriptors can block, since a front end may hold the other end.
     pub fn take(&mut self, message: Message) -> Option<Message> {
         match message.kind {
             Kind::Record => self.insert(message),
@@ -61,7 +61,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes another store's records, and returns those that they replace.
+    /// Takes another store's records. Returns those that they replace, and those that are not kept.
     pub fn merge(&mut self, other: Store) -> Vec<Message> {
         let taken = other.records.into_values();
         taken.filter_map(|record| self.insert(record)).collect()

@@ -138,7 +138,9 @@ impl Topic {
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
             Topic::Mirrors => "what mirrors copy, and what they missed",
             Topic::Bridges => "bridges, their ports, and how full their forwarding databases are",
-            Topic::Bindings => "the addresses that ports may claim, and no other port",
+            Topic::Bindings => {
+                "the addresses allowed at ports, and which of them are bound to one port"
+            }
             Topic::Multicast => "multicast groups, their ports, and the queriers",
             Topic::Groups => "security groups, and the ports that have them",
             Topic::Rules => {

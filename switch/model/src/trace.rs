@@ -94,7 +94,7 @@ pub enum Goal {
         age_s: u64,
     },
     /// To the port that the requested IP address is bound to.
-    Owner {
+    BoundPort {
         /// Its name.
         name: String,
     },
@@ -311,8 +311,10 @@ impl Goal {
     fn words(&self, vlan: u16) -> String {
         match self {
             Goal::Port { name, age_s } => format!("on {name}, seen {age_s} s ago"),
-            Goal::Owner { name } => {
-                format!("a request for an address of {name}: not flooded (suppress_neighbors)")
+            Goal::BoundPort { name } => {
+                format!(
+                    "a request for an address bound to {name}: to that port only (suppress_neighbors)"
+                )
             }
             Goal::Group => "a group: flooded".to_owned(),
             Goal::Unknown if vlan == 0 => "not known: flooded".to_owned(),

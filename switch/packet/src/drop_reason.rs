@@ -64,7 +64,7 @@ drop_reasons! {
     NoDestination = "no_destination", Ingress;
     /// The frame's source address is not one of the port's `addresses`, or it is another port's.
     SourceNotAllowed = "source_not_allowed", Ingress;
-    /// The frame's source address was not learned, since the port has as many as its `mac_limit`, and `mac_limit_action` is not "flood".
+    /// The frame's source address is new, the port already has `mac_limit` addresses, and `mac_limit_action` is "drop" or "quarantine".
     MacLimit = "mac_limit", Ingress;
     /// The frame's source IP address is not one of the port's `addresses.ip`.
     IpNotAllowed = "ip_not_allowed", Ingress;

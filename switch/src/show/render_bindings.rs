@@ -24,7 +24,7 @@ pub(super) fn bindings(rows: &[BindingRow]) -> String {
             row.vlan.clone(),
             match row.exclusive {
                 true => "may not claim it".to_owned(),
-                false => "may have it too".to_owned(),
+                false => "may claim it".to_owned(),
             },
         ]);
     }

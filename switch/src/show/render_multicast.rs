@@ -12,7 +12,7 @@ pub(super) fn multicast(all: &MulticastTable) -> String {
     }
     let bridge = |bridge: &Option<String>| bridge.as_deref().unwrap_or(DEFAULT_BRIDGE).to_owned();
     let mut text = match all.queriers.is_empty() {
-        true => "No querier asks for reports, so multicast is flooded.\n".to_owned(),
+        true => "Multicast is flooded: no querier was heard, or the switch waits for answers to its queries.\n".to_owned(),
         false => {
             let mut table = Table::new([
                 ("QUERIER", Left),

@@ -293,8 +293,8 @@ impl Supervisor {
                 // Once: each further one would say the same.
                 if refused == 0 && self.store.refused() > 0 {
                     say(&format!(
-                        "error: the switch's process has sent more than is kept for its successor ({RECORDS_MAX} records, {} MiB), \
-                         from {name:?} on: after a crash, what this is about begins anew",
+                        "error: the store of records is full ({RECORDS_MAX} records, {} MiB): {name:?} is not kept, and others may not be; \
+                         after a crash the next process starts without them, or with older ones",
                         BYTES_MAX >> 20
                     ));
                 }

@@ -39,7 +39,7 @@ keys! {
         to: Option<Peer> = PeerRule.optional(), Whole;
         /// MAC addresses of the other side. Without it: any.
         mac: Option<Vec<Mac>> = group_link::stations().optional(), Whole;
-        /// VLANs of the port's bridge: numbers, and ranges such as "100-199". Without it: any, and none.
+        /// VLANs of the port's bridge: numbers, and ranges such as "100-199". Without it: frames in any VLAN, and in no VLAN.
         vlans: Option<Vec<u16>> = VlanList.optional(), Whole;
         /// Flags of tcp that must be set, and with "!" those that must not be: "syn,!ack". Of the first packet of a connection
         /// if the group is stateful. Without it: any.

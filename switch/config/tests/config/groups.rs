@@ -50,6 +50,7 @@ mistakes! {
     group_rule_with_wrong_flags: group("{ direction = \"in\", protocol = \"tcp\", tcp_flags = \"syn,ak\" }, { direction = \"in\", protocol = \"udp\", tcp_flags = \"syn\" }, { direction = \"in\", protocol = \"tcp\", tcp_flags = \"syn,!syn\" }");
     group_rule_with_wrong_ethertypes: group("{ direction = \"in\", ethertype = 0x86dd }, { direction = \"in\", ethertype = 0x5ff }, { direction = \"in\", ethertype = 0x8100 }, { direction = \"in\", ethertype = 0x8863, protocol = \"tcp\" }");
     group_rule_with_wrong_stations: group("{ direction = \"in\", mac = [] }, { direction = \"in\", mac = [\"01:00:5e:00:00:01\"] }, { direction = \"in\", vlans = [0, \"9-5\"] }");
+    querier_without_snooping: "[multicast]\nquerier = true\n";
     set_with_neither: "[[set]]\nname = \"admins\"\n";
     set_with_both: "[[set]]\nname = \"admins\"\naddresses = [\"192.0.2.1\"]\nfile = \"/nowhere/admins.txt\"\n";
     set_with_a_missing_file: "[[set]]\nname = \"admins\"\nfile = \"/nowhere/admins.txt\"\n";
@@ -71,7 +72,7 @@ fn a_rule_may_name_stations_vlans_flags_and_another_type() {
     assert_eq!(
         texts,
         [
-            "out tcp flags syn,!ack to any mac 52:54:00:00:00:09 vlan 7,9-10",
+            "out tcp flags syn,!ack to any mac 52:54:00:00:00:09 vlan 7,9,10",
             "in ethertype 0x8863 from any",
         ]
     );

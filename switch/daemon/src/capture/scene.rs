@@ -192,7 +192,7 @@ impl Scene<'_> {
                 name: self.name(port),
                 age_s: self.seconds(age),
             },
-            Destination::Owner(port) => Goal::Owner {
+            Destination::BoundPort(port) => Goal::BoundPort {
                 name: self.name(port),
             },
             Destination::Group => Goal::Group,

@@ -208,8 +208,8 @@ impl Dataplane {
                 let Port { view, options, .. } = port;
                 bridges.place(view, &options.bridges);
             }
-            // Addresses in a database that is gone count no more: before the ports use another one, and after it what workers
-            // have learned there meanwhile.
+            // The quota of a removed database is given back twice: before ports use another one, and afterwards for what workers
+            // learned meanwhile.
             let give_back = |state: &State| {
                 let quota = |port| state.view.port(port).map(|port| &*port.quota);
                 gone.iter()
@@ -219,7 +219,7 @@ impl Dataplane {
             drop(self.publish(&mut state, Vec::new()));
             give_back(&state);
             let ports = state.ports.iter_mut().flatten();
-            ports.for_each(Port::forgive_mac_limit);
+            ports.for_each(Port::reset_refusals);
         }
     }
 

@@ -84,7 +84,7 @@ impl Dataplane {
                 port.since = Instant::now();
             }
             (port.state, port.detail) = (state, detail);
-            port.forgive_mac_limit();
+            port.reset_refusals();
         } else if was_quarantined {
             change.add.clear();
             change.egress = None;

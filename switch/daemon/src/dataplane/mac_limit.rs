@@ -28,11 +28,11 @@ impl Refusals {
 }
 
 impl Port {
-    /// Puts into use what becomes of frames from addresses beyond the limit. Those of before do not count.
+    /// Puts into use what becomes of frames from addresses beyond the limit. Earlier refusals do not count.
     pub(super) fn set_mac_limit_action(&mut self, action: MacLimitAction) {
         self.options.mac_limit_action = action;
         self.view.quota.set_drops(action != MacLimitAction::Flood);
-        self.forgive_mac_limit();
+        self.reset_refusals();
     }
 
     /// Lets all addresses pass, while some of the port's are about to be removed: these still take the places of others.
@@ -46,7 +46,7 @@ impl Port {
     }
 
     /// Forgets the refusals so far: the guest that caused them is gone, or they were not its doing.
-    pub(super) fn forgive_mac_limit(&mut self) {
+    pub(super) fn reset_refusals(&mut self) {
         self.refusals = Refusals {
             since: Instant::now(),
             before: self.view.quota.events.addresses_refused.get(),
@@ -58,7 +58,7 @@ impl Port {
         let refused = self.view.quota.events.addresses_refused.get();
         let is_over = refused >= self.refusals.before + REFUSALS_MIN;
         if now.saturating_duration_since(self.refusals.since) >= WINDOW {
-            self.forgive_mac_limit();
+            self.reset_refusals();
         }
         is_over
     }
@@ -79,14 +79,6 @@ impl Dataplane {
         for (number, limit) in over {
             let why = format!("it sent from more addresses than its mac_limit, {limit}");
             self.quarantine_locked(state, number, &why);
-        }
-    }
-
-    /// Sets whether ARP requests and neighbour solicitations for a bound address go to its port alone.
-    pub fn set_neighbor_suppression(&self, suppresses: bool) {
-        let mut state = self.lock();
-        if std::mem::replace(&mut state.suppresses, suppresses) != suppresses {
-            drop(self.publish(&mut state, Vec::new()));
         }
     }
 }

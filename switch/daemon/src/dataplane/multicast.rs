@@ -189,7 +189,7 @@ impl Snooping {
             let heard = self.routers.get(&(place, family)).into_iter();
             let mut ports: Vec<u16> = heard.flat_map(BTreeMap::keys).copied().collect();
             if self.asks_in(place, family) {
-                ports.extend(self.unasked(view, place));
+                ports.extend(self.ports_with_all_multicast(view, place));
             }
             ports
         };
@@ -240,7 +240,7 @@ impl Dataplane {
         for heard in messages.take() {
             let own = || self.query_source(heard.port).link_local();
             if let Said::Query(from) = heard.said
-                && !snooping.yields_to(from, own())
+                && !snooping.is_accepted_querier(from, own())
             {
                 continue;
             }

@@ -79,6 +79,14 @@ impl Dataplane {
         Some(port)
     }
 
+    /// Sets whether ARP requests and neighbour solicitations for a bound address go to its port alone.
+    pub fn set_neighbor_suppression(&self, suppresses: bool) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.suppresses, suppresses) != suppresses {
+            drop(self.publish(&mut state, Vec::new()));
+        }
+    }
+
     /// Changes port `number` in place. Workers go on meanwhile: each burst sees either all of the change or nothing of
     /// it.
     pub fn set_port(&self, number: u16, settings: PortSettings) {

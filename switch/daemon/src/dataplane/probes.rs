@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crosspoint_config::limits::VLAN_ID_MAX;
 use crosspoint_config::{Addresses, LoopAction, LoopProtect};
 use crosspoint_engine::bridge::probe::Returned;
 use crosspoint_engine::bridge::vlan::NO_VLAN;
@@ -35,7 +36,6 @@ const PROBES_PER_LOOK: usize = 32;
 /// VLANs with a loop that are probed before all others; VLANs beyond this number are probed in rotation with the
 /// others.
 const WATCHED_MAX: usize = 64;
-const VLAN_ID_MAX: u16 = 4094;
 /// Older probes are ignored, seconds.
 const AGE_MAX_S: u32 = 5;
 

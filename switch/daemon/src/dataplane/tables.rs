@@ -124,7 +124,7 @@ impl Dataplane {
         self.forget_forbidden(&state);
         // What did not fit is not the guests' doing.
         let ports = state.ports.iter_mut().flatten();
-        ports.for_each(Port::forgive_mac_limit);
+        ports.for_each(Port::reset_refusals);
     }
 
     /// The counters as they are now.

@@ -112,7 +112,7 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
         return;
     };
     if view.suppresses && view.has_bound_ips(Some(port)) {
-        let asked = suppress::narrow(burst, ingress, view);
+        let asked = suppress::suppress(burst, ingress, view);
         let counters = port.counters.at(tx.worker, 0);
         counters.neighbors_suppressed.add(asked);
     }

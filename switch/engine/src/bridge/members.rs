@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crosspoint_frame::Frame;
 
 use crate::bridge::vlan::{NO_VLAN, VlanPolicy};
-use crate::snapshot::Egress;
 use crate::snapshot::PortSnapshot;
 
 const VLANS: usize = 4096;
@@ -27,8 +26,7 @@ impl Members {
         let mut named: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for (number, port) in (0u16..).zip(ports) {
             let Some(port) = port else { continue };
-            let is_there =
-                matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked();
+            let is_there = port.is_attached();
             if port.bridge != bridge {
                 // Behind its tag, a bridge has all its VLANs.
                 let has_tag = port.tags.as_ref().is_some_and(|tags| tags.has(bridge));

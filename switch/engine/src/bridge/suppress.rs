@@ -12,14 +12,11 @@ use crosspoint_frame::{Burst, Verdict};
 use crosspoint_packet::Mac;
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
-use crate::snapshot::{Egress, Snapshot};
+use crate::snapshot::Snapshot;
+use crate::stages::port_security::{ARP, ICMPV6, SOLICITATION};
 
-const ARP: u16 = 0x0806;
 /// ARP over Ethernet for IPv4, and its operation "request" (RFC 826).
 const ARP_REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
-const ICMPV6: u8 = 58;
-/// The type of a neighbour solicitation (RFC 4861, 4.3).
-const SOLICITATION: u8 = 135;
 /// Solicited-node multicast addresses (RFC 4291, 2.7.1), and the Ethernet addresses that they are sent to (RFC 2464, 7).
 const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 const SOLICITED_NODE_MAC: [u8; 3] = [0x33, 0x33, 0xff];
@@ -30,8 +27,8 @@ const BYTES: usize = 14 + 8 + 40 + 24;
 /// Sends the burst's requests for bound addresses to the ports of these addresses in place of a flood. Returns their number.
 #[cold]
 #[inline(never)]
-pub(crate) fn narrow(burst: &mut Burst, ingress: u16, view: &Snapshot) -> u64 {
-    let mut narrowed = 0;
+pub(crate) fn suppress(burst: &mut Burst, ingress: u16, view: &Snapshot) -> u64 {
+    let mut suppressed = 0;
     let mut bytes = [0; BYTES];
     for index in 0..burst.len() {
         let Some(frame) = burst.frames().get(index) else {
@@ -45,18 +42,18 @@ pub(crate) fn narrow(burst: &mut Burst, ingress: u16, view: &Snapshot) -> u64 {
         let len = burst.read_beginning(frame, &mut bytes);
         let owner = bytes
             .get(..len)
-            .and_then(asked)
-            .and_then(|address| owner(address, at, ingress, view));
+            .and_then(requested_address)
+            .and_then(|address| bound_port(address, at, ingress, view));
         if let (Some(owner), Some(frame)) = (owner, burst.frames_mut().get_mut(index)) {
             frame.verdict = Verdict::port(owner);
-            narrowed += 1;
+            suppressed += 1;
         }
     }
-    narrowed
+    suppressed
 }
 
 /// Returns the address that a request asks for; `None` for any other frame, and for an announcement.
-fn asked(bytes: &[u8]) -> Option<IpAddr> {
+fn requested_address(bytes: &[u8]) -> Option<IpAddr> {
     let headers = Headers::parse(bytes);
     if headers.ethertype == ARP {
         let packet = bytes.get(headers.network..)?;
@@ -83,7 +80,12 @@ fn address<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 
 /// Returns the port that the address is bound to in a VLAN of a bridge, if there is only one, and a frame from `ingress` reaches
 /// what is attached to it.
-fn owner(address: IpAddr, (bridge, vlan): (u8, u16), ingress: u16, view: &Snapshot) -> Option<u16> {
+fn bound_port(
+    address: IpAddr,
+    (bridge, vlan): (u8, u16),
+    ingress: u16,
+    view: &Snapshot,
+) -> Option<u16> {
     let bindings = view.bindings_of(bridge)?;
     let carries = |number: &u16| {
         view.port(*number)
@@ -92,8 +94,8 @@ fn owner(address: IpAddr, (bridge, vlan): (u8, u16), ingress: u16, view: &Snapsh
     let mut owners = bindings.ips().owners(address).filter(carries);
     let (owner, others) = (owners.next()?, owners.next());
     let (from, port) = (view.port(ingress)?, view.port(owner)?);
-    let is_attached = matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked();
-    (others.is_none() && owner != ingress && is_attached && from.reaches(port)).then_some(owner)
+    let is_reached = port.is_attached() && from.reaches(port);
+    (others.is_none() && owner != ingress && is_reached).then_some(owner)
 }
 
 #[cfg(test)]
@@ -129,25 +131,28 @@ mod tests {
     #[test]
     fn only_requests_ask_and_announcements_do_not() {
         let (own, other) = ([192, 0, 2, 1], [192, 0, 2, 9]);
-        assert_eq!(asked(&arp(1, own, other)), Some(other.into()));
+        assert_eq!(requested_address(&arp(1, own, other)), Some(other.into()));
         // A station that has no address yet asks whether another has this one (RFC 5227, 2.1.1).
-        assert_eq!(asked(&arp(1, [0; 4], other)), Some(other.into()));
-        assert_eq!(asked(&arp(1, own, own)), None);
-        assert_eq!(asked(&arp(2, own, other)), None);
+        assert_eq!(
+            requested_address(&arp(1, [0; 4], other)),
+            Some(other.into())
+        );
+        assert_eq!(requested_address(&arp(1, own, own)), None);
+        assert_eq!(requested_address(&arp(2, own, other)), None);
         let target: [u8; 16] = "2001:db8::9".parse::<Ipv6Addr>().unwrap().octets();
         let mut group = [0; 16];
         group[..13].copy_from_slice(&SOLICITED_NODE);
         assert_eq!(
-            asked(&solicitation(135, group, target)),
+            requested_address(&solicitation(135, group, target)),
             Some(target.into())
         );
-        assert_eq!(asked(&solicitation(136, group, target)), None);
+        assert_eq!(requested_address(&solicitation(136, group, target)), None);
         // To all nodes, or to one.
-        assert_eq!(asked(&solicitation(135, target, target)), None);
+        assert_eq!(requested_address(&solicitation(135, target, target)), None);
         // Cut off anywhere.
         for len in 0..arp(1, own, other).len() {
             let cut = &arp(1, own, other)[..len];
-            assert!(asked(cut).is_none_or(|address| address == IpAddr::from(other)));
+            assert!(requested_address(cut).is_none_or(|address| address == IpAddr::from(other)));
         }
     }
 }

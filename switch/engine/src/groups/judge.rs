@@ -195,7 +195,7 @@ impl Judge<'_> {
             if entry.phase.is_begun_again(flow.flags) {
                 return self.begin_again(found, flow, address);
             }
-            if entry.phase.is_foreign(is_original, flow.flags) {
+            if entry.phase.is_syn_of_responder(is_original, flow.flags) {
                 return self.ask(flow).map(|_| ());
             }
         }
@@ -332,7 +332,7 @@ impl Judge<'_> {
         };
         let is_original = address.is_from_low == entry.is_low_originator;
         let is_other =
-            phase.is_begun_again(flow.flags) || phase.is_foreign(is_original, flow.flags);
+            phase.is_begun_again(flow.flags) || phase.is_syn_of_responder(is_original, flow.flags);
         (!is_other).then_some(phase)
     }
 

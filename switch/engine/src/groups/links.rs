@@ -1,4 +1,4 @@
-//! Parts of rules that few rules have: the other side's MAC address, VLANs, flags of TCP; and rules for what is not IP.
+//! Parts that few rules have: the other side's MAC address, VLANs, TCP flags; and rules for frames that are not IP.
 //!
 //! Each part gives one more set of rules as bits. A direction without such rules has none of this, and a packet pays nothing.
 
@@ -10,6 +10,9 @@ use crosspoint_packet::Mac;
 use super::numbers::TCP;
 use super::ranges::{Bits, Pieces};
 use super::rules::{Question, Rule, bits};
+
+/// Number of sets by flags of TCP: rules name the six of RFC 9293, 3.1, the lowest bits.
+const FLAG_SETS: usize = 64;
 
 /// Flags of TCP that a rule names (RFC 9293, 3.1): bits as in the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +30,7 @@ impl TcpFlags {
     }
 }
 
-/// What a rule says of the frame around its packets.
+/// MAC addresses, VLANs, TCP flags and Ethernet type of a rule.
 #[derive(Clone, Debug, Default)]
 pub struct LinkParts {
     /// MAC addresses of the other side; empty for any.
@@ -42,7 +45,7 @@ pub struct LinkParts {
 
 impl LinkParts {
     /// Whether packets of IP are also compared with the parts here.
-    fn narrows(&self) -> bool {
+    fn has_extra_parts(&self) -> bool {
         let has_link = !self.macs.is_empty() || !self.vlans.is_empty();
         has_link || self.tcp_flags.is_some()
     }
@@ -72,21 +75,21 @@ pub(super) fn sets_of<'r>(rules: impl Iterator<Item = (usize, &'r Rule)> + Clone
     let macs = named.chunk_by(|(a, _), (b, _)| a == b).count();
     let has_parts = rules
         .clone()
-        .any(|(_, rule)| rule.link.narrows() || rule.link.ethertype.is_some());
-    // Those by flags, VLAN and type; the addresses of rules for IP and of those that are not.
+        .any(|(_, rule)| rule.link.has_extra_parts() || rule.link.ethertype.is_some());
+    // By address, flags, VLAN (two pieces for each range) and type; addresses and VLANs both for IP and for what is not.
     let vlans = 2 * rules
         .clone()
         .map(|(_, rule)| rule.link.vlans.len())
         .sum::<usize>();
     if has_parts {
-        2 * macs + 256 + 2 * vlans + rules.count()
+        2 * macs + FLAG_SETS + 4 * vlans + rules.count()
     } else {
         0
     }
 }
 
 /// The sets of rules by MAC address and VLAN.
-struct Around {
+struct MacAndVlan {
     /// By address, ascending: the rules that name it, and those that name none.
     macs: Box<[(Mac, Bits)]>,
     /// The rules that name no address.
@@ -94,8 +97,8 @@ struct Around {
     vlans: Pieces<u16>,
 }
 
-impl Around {
-    fn new<'r>(count: usize, rules: impl Iterator<Item = (usize, &'r Rule)> + Clone) -> Around {
+impl MacAndVlan {
+    fn new<'r>(count: usize, rules: impl Iterator<Item = (usize, &'r Rule)> + Clone) -> MacAndVlan {
         let words = count.div_ceil(64);
         let is_any = |(_, rule): &(usize, &Rule)| rule.link.macs.is_empty();
         let anywhere = rules.clone().filter(is_any).map(|(index, _)| index);
@@ -115,7 +118,7 @@ impl Around {
             };
             own.into_iter().map(move |range| (range, index))
         });
-        Around {
+        MacAndVlan {
             macs: of_one.collect(),
             vlans: Pieces::new(count, ranges),
             any_mac,
@@ -130,21 +133,21 @@ impl Around {
 }
 
 /// The rules of one direction by what is around packets of IP.
-pub(super) struct Narrowed {
-    around: Around,
+pub(super) struct ExtraParts {
+    around: MacAndVlan,
     /// By flags of TCP.
     flags: Box<[Bits]>,
     /// The rules without flags.
     without: Bits,
 }
 
-impl Narrowed {
+impl ExtraParts {
     /// Returns `None` if no rule has such parts.
     pub(super) fn new<'r>(
         count: usize,
         rules: impl Iterator<Item = (usize, &'r Rule)> + Clone,
-    ) -> Option<Narrowed> {
-        if !rules.clone().any(|(_, rule)| rule.link.narrows()) {
+    ) -> Option<ExtraParts> {
+        if !rules.clone().any(|(_, rule)| rule.link.has_extra_parts()) {
             return None;
         }
         let words = count.div_ceil(64);
@@ -158,9 +161,9 @@ impl Narrowed {
             .clone()
             .filter(|(_, rule)| rule.link.tcp_flags.is_none());
         let without = bits(words, without.map(|(index, _)| index));
-        Some(Narrowed {
-            around: Around::new(count, rules.clone()),
-            flags: (0..=u8::MAX).map(of).collect(),
+        Some(ExtraParts {
+            around: MacAndVlan::new(count, rules.clone()),
+            flags: (0..FLAG_SETS as u8).map(of).collect(),
             without,
         })
     }
@@ -174,7 +177,7 @@ impl Narrowed {
         question: &Question,
     ) -> Option<usize> {
         let flags = match (question.protocol, question.flags) {
-            (TCP, Some(flags)) => self.flags.get(usize::from(flags)),
+            (TCP, Some(flags)) => self.flags.get(usize::from(flags) % FLAG_SETS),
             (TCP, None) => None,
             _ => Some(&self.without),
         };
@@ -191,7 +194,7 @@ impl Narrowed {
 pub(super) struct LinkRules {
     /// By type, ascending.
     types: Box<[(u16, Bits)]>,
-    around: Around,
+    around: MacAndVlan,
 }
 
 impl LinkRules {
@@ -214,7 +217,7 @@ impl LinkRules {
         };
         (!types.is_empty()).then(|| LinkRules {
             types: types.iter().copied().map(of).collect(),
-            around: Around::new(count, typed.clone()),
+            around: MacAndVlan::new(count, typed.clone()),
         })
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Packet {
     Exempt,
     /// Not IP, and nothing that passes whatever the rules are.
     Link(LinkFrame),
-    /// Neither IP nor a frame of a known type; or a packet whose headers contradict their protocol, or hide what they are.
+    /// A packet whose headers contradict their protocol, or hide what they are.
     Other,
     /// An IP packet.
     Flow(Flow, Option<Fragments>),
@@ -272,7 +272,7 @@ impl<'b> Reading<'b> {
         };
         match headers.stop {
             // It would write over the flags that were decided on (RFC 3128).
-            Stop::LaterFragment if self.is_over_flags() => return None,
+            Stop::LaterFragment if self.overlaps_tcp_header() => return None,
             Stop::LaterFragment => return fragments.map(Packet::Later),
             Stop::Layer4 => {}
             _ => return None,
@@ -351,7 +351,7 @@ impl<'b> Reading<'b> {
 
     /// Whether it is a later fragment that begins within a TCP header, 8 bytes behind its start. Of IPv6, only the first fragment
     /// tells the protocol (RFC 8200, 4.5); no sender cuts so early.
-    fn is_over_flags(&self) -> bool {
+    fn overlaps_tcp_header(&self) -> bool {
         let (headers, bytes) = (&self.headers, self.bytes);
         // In units of 8 bytes.
         let place = match headers.ip_version {

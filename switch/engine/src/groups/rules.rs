@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crosspoint_packet::{IpNet, Mac};
 
-use super::links::{self, LinkFrame, LinkParts, LinkRules, Narrowed};
+use super::links::{self, ExtraParts, LinkFrame, LinkParts, LinkRules};
 use super::numbers::{ICMP, ICMPV6};
 use super::ranges::{Bits, Pieces};
 
@@ -47,7 +47,7 @@ pub struct Rule {
     pub icmp: Option<(u8, Option<u8>)>,
     /// Addresses of the other side; `None` for any, an empty list for none.
     pub remote: Option<Arc<[IpNet]>>,
-    /// What it says of the frame around its packets.
+    /// MAC addresses, VLANs, TCP flags, Ethernet type.
     pub link: LinkParts,
     /// Whether the answers to what it allows pass too.
     pub stateful: bool,
@@ -108,7 +108,7 @@ struct Side {
     /// Rules for any protocol.
     any: Bits,
     /// What else some rules compare; `None` if none does.
-    narrowed: Option<Box<Narrowed>>,
+    extra: Option<Box<ExtraParts>>,
     /// The rules for what is not IP; `None` if there are none.
     link: Option<Box<LinkRules>>,
 }
@@ -247,7 +247,7 @@ impl Side {
             protocols,
             named: named.into(),
             any,
-            narrowed: Narrowed::new(rules.len(), numbered()).map(Box::new),
+            extra: ExtraParts::new(rules.len(), numbered()).map(Box::new),
             link: LinkRules::new(rules.len(), all()).map(Box::new),
         })
     }
@@ -263,8 +263,8 @@ impl Side {
             Some(pieces) => pieces.of(question.service),
             None => &self.any,
         };
-        if let Some(narrowed) = &self.narrowed {
-            return narrowed.first(remote, service, question);
+        if let Some(extra) = &self.extra {
+            return extra.first(remote, service, question);
         }
         for (word, (a, b)) in remote.iter().zip(service).enumerate() {
             if a & b != 0 {

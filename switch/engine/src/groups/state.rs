@@ -148,8 +148,9 @@ impl Phase {
         self.is_half_open() || matches!(self, Phase::Adopted | Phase::OneWay)
     }
 
-    /// Whether a segment with these flags is no part of the connection: a SYN of the other side, once that has answered, would begin a connection of that side (the kernel calls it invalid).
-    pub(super) fn is_foreign(self, is_original: bool, flags: u8) -> bool {
+    /// Whether this is a SYN of the side that did not open the connection, after that side has answered: it would open a
+    /// connection of its own. The kernel calls it invalid.
+    pub(super) fn is_syn_of_responder(self, is_original: bool, flags: u8) -> bool {
         let is_syn = flags & (SYN | ACK | RST | FIN) == SYN;
         is_syn && !is_original && self != Phase::SynSent && !self.is_begun_again(flags)
     }

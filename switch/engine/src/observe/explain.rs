@@ -81,7 +81,7 @@ pub enum Destination {
     /// The port where its destination was last seen, and how many ticks ago.
     Port(u16, u8),
     /// The port that the requested IP address is bound to.
-    Owner(u16),
+    BoundPort(u16),
     /// All ports of the VLAN: a broadcast or multicast.
     Group,
     /// All ports of the VLAN: the address was not seen in this VLAN.
@@ -174,12 +174,14 @@ pub fn explain(specimen: Packet<'_>, view: &Snapshot, tick: u8) -> Explained {
             look_up(frame, specimen, view, tick, &mut explained);
         }
     }
-    let is_suppressed =
-        is_new && view.suppresses && suppress::narrow(burst, specimen.ingress, view) > 0;
-    if let (true, Some(frame)) = (is_suppressed, burst.frames().first())
-        && let Decision::Port(owner) = frame.verdict.decision()
+    if is_new && view.suppresses {
+        suppress::suppress(burst, specimen.ingress, view);
+    }
+    // A request whose flood was suppressed.
+    if let Some(frame) = burst.frames().first()
+        && let (Decision::Port(port), true) = (frame.verdict.decision(), frame.dst.is_group())
     {
-        explained.destination = Some(Destination::Owner(owner));
+        explained.destination = Some(Destination::BoundPort(port));
     }
     let reports = match view.snooping {
         Some(_) => multicast::listen(burst, specimen.ingress, view, |_| ()),
@@ -294,8 +296,6 @@ fn look_up(
         _ => destination((view, fdb), dst, frame, ingress),
     };
     explained.destination = match frame.verdict.decision() {
-        // A request whose flood was suppressed.
-        Decision::Port(port) if frame.dst.is_group() => Some(Destination::Owner(port)),
         Decision::Port(port) => Some(Destination::Port(port, age(dst).unwrap_or(0))),
         Decision::Drop(DropReason::LinkLocal) => Some(Destination::LinkLocal),
         Decision::Drop(DropReason::Hairpin) => {

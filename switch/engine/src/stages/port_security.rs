@@ -16,15 +16,15 @@ use crosspoint_packet::headers::{Fragment, Headers, Stop};
 use crosspoint_packet::offload::is_checksum_place;
 use crosspoint_packet::{DropReason, IpNet, Mac};
 
-const ARP: u16 = 0x0806;
+pub(crate) const ARP: u16 = 0x0806;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 /// Types of neighbour discovery (RFC 4861, 4.1 to 4.5).
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
-const SOLICITATION: u8 = 135;
+pub(crate) const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 /// The hop limit that receivers require of neighbour discovery.

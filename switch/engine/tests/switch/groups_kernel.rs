@@ -1,7 +1,7 @@
-//! Linux as the reference for security groups: nftables and its connection tracking, in a network namespace, get the same rules
-//! and the same packets, and let the same ones pass.
+//! Linux as the reference for security groups: nftables with connection tracking, in a network namespace, gets the same rules and
+//! the same packets; both must let the same packets pass.
 //!
-//! The kernel routes between two tap devices. Its rules are generated from ours: one `nft` rule and more for each.
+//! The kernel routes between two tap devices. Each of our rules becomes one or more rules of nftables.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -102,7 +102,7 @@ fn a_request_for_a_bound_address_goes_to_its_port_alone_unchanged() {
             fate: None,
         };
         let explained = explain(specimen, &rig.view, 0);
-        assert_eq!(explained.destination, Some(Destination::Owner(OWNER)));
+        assert_eq!(explained.destination, Some(Destination::BoundPort(OWNER)));
         let (ports, got) = receivers(&mut rig, ASKER, &frame);
         assert_eq!((ports, &got[0]), (vec![OWNER], &frame), "{target}");
         let counters = rig.view.port(ASKER).unwrap().counters.clone();

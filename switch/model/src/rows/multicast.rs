@@ -42,7 +42,7 @@ pub struct QuerierRow {
     /// The bridge; absent for the default bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
-    /// Whether it is this switch. Its address is another one at each port then.
+    /// Whether it is this switch. Its address then differs at each port.
     #[serde(default)]
     pub own: bool,
     /// Name of the port that it is behind; empty for this switch.

@@ -92,10 +92,13 @@ fn work(shared: &Shared, worker: usize, burst_max: usize, len_max: usize) {
             full,
             small,
             contended,
+            costly,
             faulty,
             ..
         } = outcome;
-        assert_eq!(picks.len() as u32, frames + full + contended, "{outcome:?}");
+        // Looks at long chains that other workers then took count as work: what is left may be too costly.
+        let dropped = full + contended + costly;
+        assert_eq!(picks.len() as u32, frames + dropped, "{outcome:?}");
         assert_eq!((small, faulty), (0, 0), "{:?}", scratch.take_fault());
         sum.picks.fetch_add(picks.len() as u64, Ordering::Relaxed);
         sum.frames.fetch_add(frames.into(), Ordering::Relaxed);

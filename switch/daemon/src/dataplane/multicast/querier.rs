@@ -1,7 +1,7 @@
 //! The switch as the querier of multicast groups, where there is no multicast router.
 //!
 //! A port is asked when it comes up, once more half a minute later, and every 125 s. Where another querier is heard that has an
-//! address, the switch is silent (RFC 3376, 6.6.2; RFC 4541, 2.1.1): for IGMP it asks from 0.0.0.0, and for MLD the lower address
+//! address, the switch is other_queriers (RFC 3376, 6.6.2; RFC 4541, 2.1.1): for IGMP it asks from 0.0.0.0, and for MLD the lower address
 //! wins. Until stations have had time to answer, multicast is flooded.
 //!
 //! Some ports get all multicast of a place where the switch is the querier, as ports with routers do: uplinks, since members behind
@@ -14,10 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crosspoint_config::limits::VLAN_ID_MAX;
 use crosspoint_engine::bridge::multicast::{Family, Place};
 use crosspoint_engine::bridge::several::BridgeTags;
 use crosspoint_engine::bridge::vlan::{NO_VLAN, VlanPolicy};
-use crosspoint_engine::snapshot::{Egress, PortSnapshot, Snapshot};
+use crosspoint_engine::snapshot::{PortSnapshot, Snapshot};
 use crosspoint_engine::worker::Injected;
 use crosspoint_packet::Mac;
 
@@ -25,14 +26,12 @@ use super::super::{Dataplane, State};
 use super::{Snooping, query};
 use queries::{Key, Later, Query, Waiting};
 
-/// Time between two queries for all groups (RFC 3376, 8.2).
-const INTERVAL: Duration = Duration::from_secs(125);
 /// Time from a port's first query to its second one (RFC 3376, 8.6).
-const STARTUP: Duration = Duration::from_secs(31);
+const STARTUP_QUERY_INTERVAL: Duration = Duration::from_secs(31);
 /// Time between the two queries for a group that a station has left (RFC 3376, 8.8 and 8.9).
-const AGAIN: Duration = Duration::from_secs(1);
+const LAST_MEMBER_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long all multicast of a place is still flooded after its ports were asked first: an answer takes 10 s at most.
-const SETTLE: Duration = Duration::from_secs(11);
+const SETTLE: Duration = query::QUERY_RESPONSE_INTERVAL.saturating_add(Duration::from_secs(1));
 /// Queries sent in one call, of which there are ten a second. Others wait.
 const QUERIES_PER_LOOK: usize = 64;
 /// Of these, the most for single groups: a port that comes up does not wait for those that leave.
@@ -41,11 +40,10 @@ const OF_GROUPS_PER_LOOK: usize = 48;
 const GROUPS_OF_PORT_MAX: usize = 16;
 /// Most VLANs of one trunk that are asked in; the lowest ones.
 const VLANS_MAX: usize = 64;
-const VLAN_ID_MAX: u16 = 4094;
 
 /// What of a port decides where it is asked, and what it gets.
 #[derive(Clone)]
-struct Seen {
+struct PortState {
     number: u16,
     bridge: u8,
     is_uplink: bool,
@@ -54,9 +52,9 @@ struct Seen {
     tags: Option<Arc<BridgeTags>>,
 }
 
-impl Seen {
-    fn is_same(&self, other: &Seen) -> bool {
-        let of = |seen: &Seen| (seen.number, seen.bridge, seen.is_uplink, seen.is_attached);
+impl PortState {
+    fn is_same(&self, other: &PortState) -> bool {
+        let of = |seen: &PortState| (seen.number, seen.bridge, seen.is_uplink, seen.is_attached);
         let has_same_tags = match (&self.tags, &other.tags) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
@@ -70,11 +68,11 @@ impl Seen {
 pub(super) struct Querier {
     /// The number of the snapshot that was looked at last, and its ports.
     snapshot: Option<u64>,
-    ports: Vec<Seen>,
+    ports: Vec<PortState>,
     /// By port that is up: the bridge and the VLANs that it is asked in.
     asked: BTreeMap<u16, (u8, Vec<u16>)>,
     /// Where another querier asks.
-    silent: BTreeSet<Key>,
+    other_queriers: BTreeSet<Key>,
     /// Where the switch asks, and when all ports there had been asked first; `None` while a first query waits.
     places: BTreeMap<Key, Option<Instant>>,
     /// Where the switch is the querier, and stations have had time to answer.
@@ -112,10 +110,6 @@ fn vlans(policy: &VlanPolicy) -> Vec<u16> {
     }
 }
 
-fn is_attached(port: &PortSnapshot) -> bool {
-    matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked()
-}
-
 /// The ports of a snapshot with their numbers.
 fn numbered(view: &Snapshot) -> impl Iterator<Item = (u16, &PortSnapshot)> {
     let ports = (0..).zip(&view.ports);
@@ -123,24 +117,25 @@ fn numbered(view: &Snapshot) -> impl Iterator<Item = (u16, &PortSnapshot)> {
 }
 
 impl Querier {
-    /// Adds what is due now. Returns whether workers need to know of a change. `silent`: where another querier asks.
+    /// Adds what is due now. Returns whether workers need to know of a change. `other_queriers`: where another querier asks.
     fn look(
         &mut self,
         (number, view): (u64, &Snapshot),
         now: Instant,
-        silent: BTreeSet<Key>,
+        other_queriers: BTreeSet<Key>,
     ) -> bool {
         let (mut new, mut has_changed) = (BTreeSet::new(), false);
         if self.snapshot.replace(number) != Some(number) {
-            has_changed = self.take_ports(view, &mut new);
+            has_changed = self.update_ports(view, &mut new);
         }
         let is_round = self.next.is_none_or(|next| now >= next);
         if is_round {
-            self.next = Some(now + INTERVAL);
+            self.next = Some(now + query::QUERY_INTERVAL);
         }
-        let is_other = std::mem::replace(&mut self.silent, silent) != self.silent;
+        let is_other =
+            std::mem::replace(&mut self.other_queriers, other_queriers) != self.other_queriers;
         if is_other || has_changed || is_round {
-            self.take_places(&new, is_round, now);
+            self.update_places(&new, is_round, now);
         }
         for query in self.later_all.take(now) {
             self.all.push(query);
@@ -167,16 +162,16 @@ impl Querier {
 
     /// Takes the ports of a new snapshot. Adds those to `new` that have come up, or are in other VLANs. Returns whether any is
     /// not as before.
-    fn take_ports(&mut self, view: &Snapshot, new: &mut BTreeSet<u16>) -> bool {
-        let seen = numbered(view).map(|(number, port)| Seen {
+    fn update_ports(&mut self, view: &Snapshot, new: &mut BTreeSet<u16>) -> bool {
+        let seen = numbered(view).map(|(number, port)| PortState {
             number,
             bridge: port.bridge,
             is_uplink: port.is_uplink,
-            is_attached: is_attached(port),
+            is_attached: port.is_attached(),
             vlan: port.vlan.clone(),
             tags: port.tags.clone(),
         });
-        let seen: Vec<Seen> = seen.collect();
+        let seen: Vec<PortState> = seen.collect();
         let mut pairs = seen.iter().zip(&self.ports);
         if seen.len() == self.ports.len() && pairs.all(|(a, b)| a.is_same(b)) {
             return false;
@@ -193,13 +188,13 @@ impl Querier {
 
     /// Finds the places to ask in, and asks the new ports there, all ports of a place that is new or was another querier's, and
     /// in a round all ports.
-    fn take_places(&mut self, new: &BTreeSet<u16>, is_round: bool, now: Instant) {
+    fn update_places(&mut self, new: &BTreeSet<u16>, is_round: bool, now: Instant) {
         let mut places = BTreeMap::new();
         for (port, (bridge, vlans)) in &self.asked {
             for place in vlans.iter().map(|vlan| (*bridge, *vlan)) {
                 for family in [Family::V4, Family::V6] {
                     let key = (place, family);
-                    if self.silent.contains(&key) {
+                    if self.other_queriers.contains(&key) {
                         continue;
                     }
                     let since = self.places.get(&key).copied();
@@ -210,7 +205,7 @@ impl Querier {
                         let query = Query { port, place, group };
                         self.all.push(query);
                         if is_new {
-                            self.later_all.push(now + STARTUP, query);
+                            self.later_all.push(now + STARTUP_QUERY_INTERVAL, query);
                         }
                     }
                 }
@@ -224,7 +219,7 @@ impl Querier {
         let mut queries = self.groups.take(OF_GROUPS_PER_LOOK);
         queries.extend(self.all.take(QUERIES_PER_LOOK - queries.len()));
         // Another querier asks there now.
-        let is_silent = |query: &Query| self.silent.contains(&query.key());
+        let is_silent = |query: &Query| self.other_queriers.contains(&query.key());
         let (dropped, queries): (Vec<Query>, Vec<Query>) = queries.into_iter().partition(is_silent);
         dropped.iter().for_each(|query| self.note_sent(query));
         queries
@@ -245,7 +240,7 @@ impl Querier {
     }
 
     /// Gives back a query that could not be sent.
-    fn put_back(&mut self, query: Query) {
+    fn requeue(&mut self, query: Query) {
         match query.group.is_unspecified() {
             true => self.all.push(query),
             false => self.groups.push(query),
@@ -283,7 +278,8 @@ impl Querier {
         *count += 1;
         self.asking.insert(query, true);
         self.groups.push(query);
-        self.later_groups.push(now + AGAIN, query);
+        self.later_groups
+            .push(now + LAST_MEMBER_QUERY_INTERVAL, query);
     }
 
     /// Notes what was sent.
@@ -310,7 +306,11 @@ impl Snooping {
     }
 
     /// The ports that get all multicast of a place where the switch is the querier.
-    pub(super) fn unasked(&self, view: &Snapshot, (bridge, vlan): Place) -> Vec<u16> {
+    pub(super) fn ports_with_all_multicast(
+        &self,
+        view: &Snapshot,
+        (bridge, vlan): Place,
+    ) -> Vec<u16> {
         let asked = |number: u16| {
             let asked = self.querier.asked.get(&number);
             asked.is_some_and(|(own, vlans)| *own == bridge && vlans.binary_search(&vlan).is_ok())
@@ -332,7 +332,7 @@ impl Snooping {
 
     /// Whether another querier is heeded: it has an address, and for MLD one that stations accept (RFC 3810, 5.1.14) and that is
     /// lower than the switch's own (7.6.2), `own`.
-    pub(super) fn yields_to(&self, from: IpAddr, own: Ipv6Addr) -> bool {
+    pub(super) fn is_accepted_querier(&self, from: IpAddr, own: Ipv6Addr) -> bool {
         match from {
             _ if !self.settings.querier => true,
             IpAddr::V4(from) => !from.is_unspecified(),
@@ -353,13 +353,13 @@ impl Dataplane {
         if !state.snooping.settings.querier {
             return !querier.ready.is_empty();
         }
-        let silent = state.snooping.queriers.keys().copied().collect();
-        let has_changed = querier.look((state.published, &state.view), now, silent);
+        let other_queriers = state.snooping.queriers.keys().copied().collect();
+        let has_changed = querier.look((state.published, &state.view), now, other_queriers);
         let (mut workers, mut sent) = (BTreeSet::new(), Vec::new());
         for query in querier.take() {
             match self.send_query(state, query, &mut workers) {
                 true => sent.push(query),
-                false => querier.put_back(query),
+                false => querier.requeue(query),
             }
         }
         sent.iter().for_each(|query| querier.note_sent(query));
@@ -374,7 +374,7 @@ impl Dataplane {
         let port = state.ports.get(usize::from(query.port));
         let (bridge, vlan) = query.place;
         let is_there = |port: &&super::super::Port| {
-            port.view.bridge == bridge && port.view.vlan.carries(vlan) && is_attached(&port.view)
+            port.view.bridge == bridge && port.view.vlan.carries(vlan) && port.view.is_attached()
         };
         let Some(port) = port.and_then(Option::as_ref).filter(is_there) else {
             // It is asked when it is there again.
@@ -388,8 +388,8 @@ impl Dataplane {
         }
         // Behind a guest's port is one station, which need not wait for others' answers.
         let answers = match port.view.is_uplink {
-            true => query::ANSWERS_OF_MANY,
-            false => query::ANSWERS_OF_ONE,
+            true => query::QUERY_RESPONSE_INTERVAL,
+            false => query::LAST_MEMBER_RESPONSE_INTERVAL,
         };
         let frame = query::frame(self.query_source(query.port), query.group, answers);
         let injected = Injected::new(query.port, Some(vlan), &frame);

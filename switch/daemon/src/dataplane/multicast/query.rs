@@ -7,11 +7,13 @@ use std::time::Duration;
 use crosspoint_packet::{Mac, checksum};
 
 /// How long stations may take to answer a query for all groups (RFC 3376, 8.3).
-pub(super) const ANSWERS_OF_MANY: Duration = Duration::from_secs(10);
+pub(super) const QUERY_RESPONSE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long those of one group may take (RFC 3376, 8.8), and a station that is alone behind its port.
-pub(super) const ANSWERS_OF_ONE: Duration = Duration::from_secs(1);
-/// Time between two queries for all groups, as stations and other queriers are told: 125 s (RFC 3376, 8.2).
-const INTERVAL_CODE: u8 = 125;
+pub(super) const LAST_MEMBER_RESPONSE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two queries for all groups (RFC 3376, 8.2), and the same as stations and other queriers are told: seconds, below
+/// 128.
+pub(super) const QUERY_INTERVAL: Duration = Duration::from_secs(125);
+const INTERVAL_CODE: u8 = QUERY_INTERVAL.as_secs() as u8;
 /// The robustness variable (RFC 3376, 8.1): reports are sent twice.
 const ROBUSTNESS: u8 = 2;
 
@@ -130,7 +132,7 @@ mod tests {
     fn queries_are_as_the_rfcs_say() {
         for group in ["0.0.0.0", "239.1.2.3", "::", "ff05::1:3"] {
             let group: IpAddr = group.parse().unwrap();
-            let bytes = frame(SOURCE, group, ANSWERS_OF_MANY);
+            let bytes = frame(SOURCE, group, QUERY_RESPONSE_INTERVAL);
             assert!((60..=90).contains(&bytes.len()), "{}", bytes.len());
             let read = PacketHeaders::from_ethernet_slice(&bytes).unwrap();
             let (to, message) = match read.net.unwrap() {

@@ -25,7 +25,8 @@ fn querier(ports: std::ops::Range<u16>) -> Querier {
 fn a_querier_with_an_address_is_heeded_and_a_stand_in_is_not() {
     let mut snooping = Snooping::default();
     let own: Ipv6Addr = "fe80::20:1".parse().unwrap();
-    let heeds = |snooping: &Snooping, from: &str| snooping.yields_to(from.parse().unwrap(), own);
+    let heeds =
+        |snooping: &Snooping, from: &str| snooping.is_accepted_querier(from.parse().unwrap(), own);
     // Without an own querier, any counts.
     assert!(heeds(&snooping, "0.0.0.0") && heeds(&snooping, "fe80::20:2"));
     snooping.settings.querier = true;
@@ -117,7 +118,7 @@ fn a_port_that_comes_up_later_is_asked_twice() {
         let now = start + look * Duration::from_secs(1);
         if look == 20 {
             querier.asked.insert(9, (0, vec![7]));
-            querier.take_places(&BTreeSet::from([9]), false, now);
+            querier.update_places(&BTreeSet::from([9]), false, now);
         }
         querier.look((1, &view), now, BTreeSet::new());
         let sent = querier.take();
@@ -158,7 +159,7 @@ fn a_port_that_comes_and_goes_makes_no_queue_grow() {
     let mut querier = querier(0..2);
     for look in 0..300u32 {
         let now = start + look * Duration::from_millis(100);
-        querier.take_places(&BTreeSet::from([0]), false, now);
+        querier.update_places(&BTreeSet::from([0]), false, now);
         querier.look((1, &view), now, BTreeSet::new());
         let sent = querier.take();
         querier.note_asked(&sent, now);
