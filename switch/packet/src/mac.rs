@@ -37,26 +37,19 @@ impl Mac {
     }
 
     /// Returns the link-local IPv6 address that the station makes of its address (RFC 4291, appendix A).
-    pub const fn link_local(self) -> Ipv6Addr {
+    pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.bytes();
-        Ipv6Addr::from_octets([
-            0xfe,
-            0x80,
+        let word = |high, low| u16::from_be_bytes([high, low]);
+        Ipv6Addr::new(
+            0xfe80,
             0,
             0,
             0,
-            0,
-            0,
-            0,
-            a ^ 2,
-            b,
-            c,
-            0xff,
-            0xfe,
-            d,
-            e,
-            f,
-        ])
+            word(a ^ 2, b),
+            word(c, 0xff),
+            word(0xfe, d),
+            word(e, f),
+        )
     }
 
     /// Returns whether the group bit is set: broadcast or multicast (IEEE 802-2014, 8.4).
