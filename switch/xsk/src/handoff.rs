@@ -113,6 +113,11 @@ impl Handoff {
         self.taken.store(before + count, Ordering::Release);
     }
 
+    /// Takes the sender's frames back: no worker has this handoff any more.
+    pub(crate) fn end(&self, free: &mut Vec<u64>) {
+        free.extend(std::iter::from_fn(|| self.free.pop()));
+    }
+
     /// Refills the sender's frames from `free`, as far as possible.
     pub(crate) fn supply(&self, free: &mut Vec<u64>) {
         let out = self.free.len() + self.full.len();

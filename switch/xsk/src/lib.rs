@@ -16,6 +16,7 @@ mod memory;
 mod ring;
 mod rx;
 mod socket;
+mod takeover;
 mod tx;
 mod umem;
 
@@ -26,6 +27,7 @@ pub use handoff::Handoff;
 pub use memory::PacketMemory;
 pub use rx::XskRx;
 pub use socket::{BindMode, SocketOptions, Statistics, XskSocket};
+pub use takeover::{FramePlaces, MappedSocket, SocketRecord};
 pub use tx::{Flushed, NicOutcome, XskTx};
 pub use umem::{FRAME_SIZE, Pages, Umem};
 

@@ -41,6 +41,15 @@ impl XskRx {
             fill.set(i as u32, *frame);
         }
         fill.submit(frames.len() as u32);
+        XskRx::resume(socket, rx, fill)
+    }
+
+    /// Goes on with rings in use.
+    pub(crate) fn resume(
+        socket: Arc<XskSocket>,
+        rx: Ring<libc::xdp_desc>,
+        fill: Ring<u64>,
+    ) -> XskRx {
         XskRx {
             socket,
             rx,

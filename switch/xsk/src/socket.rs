@@ -79,6 +79,25 @@ pub struct XskSocket {
 }
 
 impl XskSocket {
+    /// Makes the socket of a descriptor whose other properties are known.
+    pub(crate) fn with(
+        fd: OwnedFd,
+        (umem, slot): (Arc<Umem>, u16),
+        (zero_copy, finishes_checksums): (bool, bool),
+        options: &SocketOptions,
+    ) -> XskSocket {
+        XskSocket {
+            fd,
+            umem,
+            slot,
+            zero_copy,
+            multi_buffer: options.multi_buffer,
+            finishes_checksums,
+            busy_poll: options.busy_poll,
+            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
+        }
+    }
+
     /// Returns its packet memory.
     #[inline(always)]
     pub(crate) fn umem(&self) -> &Umem {
@@ -239,10 +258,42 @@ pub(crate) struct Bound {
 #[cfg(not(feature = "xsk-rs"))]
 pub(crate) struct Opening {
     fd: OwnedFd,
-    fill: Ring<u64>,
-    completion: Ring<u64>,
-    rx: Ring<libc::xdp_desc>,
-    tx: Ring<libc::xdp_desc>,
+    rings: Rings,
+}
+
+/// The four rings of a socket.
+#[cfg(not(feature = "xsk-rs"))]
+pub(crate) struct Rings {
+    pub(crate) fill: Ring<u64>,
+    pub(crate) completion: Ring<u64>,
+    pub(crate) rx: Ring<libc::xdp_desc>,
+    pub(crate) tx: Ring<libc::xdp_desc>,
+}
+
+#[cfg(not(feature = "xsk-rs"))]
+impl Rings {
+    /// Maps the rings of a socket that has them. If it is bound, the kernel must be one that allows that.
+    pub(crate) fn map(socket: BorrowedFd<'_>) -> Result<Rings, SocketError> {
+        // SAFETY: plain integers: all zero is a value.
+        let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
+        get_option(socket, libc::XDP_MMAP_OFFSETS, &mut offsets)
+            .map_err(SocketError::new("asking for the ring layout"))?;
+        let fail = || SocketError::new("mapping a ring");
+        let (fill, completion) = (
+            libc::XDP_UMEM_PGOFF_FILL_RING,
+            libc::XDP_UMEM_PGOFF_COMPLETION_RING,
+        );
+        let (rx, tx) = (
+            libc::XDP_PGOFF_RX_RING as u64,
+            libc::XDP_PGOFF_TX_RING as u64,
+        );
+        Ok(Rings {
+            fill: Ring::map(socket, fill, &offsets.fr, RING_SIZE).map_err(fail())?,
+            completion: Ring::map(socket, completion, &offsets.cr, RING_SIZE).map_err(fail())?,
+            rx: Ring::map(socket, rx, &offsets.rx, RING_SIZE).map_err(fail())?,
+            tx: Ring::map(socket, tx, &offsets.tx, RING_SIZE).map_err(fail())?,
+        })
+    }
 }
 
 /// The packet memory that a socket uses.
@@ -293,28 +344,8 @@ impl Opening {
             set_option(fd.as_fd(), libc::SOL_XDP, ring, &RING_SIZE)
                 .map_err(SocketError::new("making a ring"))?;
         }
-        // SAFETY: plain integers: all zero is a value.
-        let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
-        get_option(fd.as_fd(), libc::XDP_MMAP_OFFSETS, &mut offsets)
-            .map_err(SocketError::new("asking for the ring layout"))?;
-        let fail = || SocketError::new("mapping a ring");
-        let (at, of_umem) = (fd.as_fd(), |at, offsets| {
-            Ring::map(fd.as_fd(), at, offsets, RING_SIZE)
-        });
-        let fill = of_umem(libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr).map_err(fail())?;
-        let completion =
-            of_umem(libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr).map_err(fail())?;
-        let rx =
-            Ring::map(at, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_SIZE).map_err(fail())?;
-        let tx =
-            Ring::map(at, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_SIZE).map_err(fail())?;
-        Ok(Opening {
-            fd,
-            fill,
-            completion,
-            rx,
-            tx,
-        })
+        let rings = Rings::map(fd.as_fd())?;
+        Ok(Opening { fd, rings })
     }
 
     /// Binds it to a queue, and makes its two halves.
@@ -326,16 +357,8 @@ impl Opening {
         (umem, slot): (Arc<Umem>, u16),
     ) -> Result<(XskRx, XskTx), SocketError> {
         let bound = self.bind_plain(to, options, memory)?;
-        let socket = Arc::new(XskSocket {
-            fd: bound.fd,
-            umem,
-            slot,
-            zero_copy: bound.zero_copy,
-            multi_buffer: options.multi_buffer,
-            finishes_checksums: bound.finishes_checksums,
-            busy_poll: options.busy_poll,
-            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
-        });
+        let how = (bound.zero_copy, bound.finishes_checksums);
+        let socket = Arc::new(XskSocket::with(bound.fd, (umem, slot), how, options));
         Ok((
             XskRx::new(socket.clone(), bound.rx, bound.fill),
             XskTx::new(socket, bound.tx, bound.completion),
@@ -378,10 +401,10 @@ impl Opening {
         };
         Ok(Bound {
             fd: self.fd,
-            fill: self.fill,
-            completion: self.completion,
-            rx: self.rx,
-            tx: self.tx,
+            fill: self.rings.fill,
+            completion: self.rings.completion,
+            rx: self.rings.rx,
+            tx: self.rings.tx,
             zero_copy,
             finishes_checksums: metadata && !zero_copy,
         })

@@ -15,6 +15,9 @@ use crate::{FRAME_SIZE, Handoff, RING_SIZE, SocketError, XskSocket};
 /// Most doorbells per flush in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
 
+/// Most flushes that handed off frames wait for when a queue is suspended.
+const SUSPEND_FLUSHES: usize = 16;
+
 /// Result of one `deliver` to a NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NicOutcome {
@@ -182,16 +185,49 @@ impl XskTx {
         completion: Ring<u64>,
     ) -> XskTx {
         let free = socket.umem().frames_of(Half::tx(socket.slot()));
+        XskTx::resume(socket, tx, completion, free)
+    }
+
+    /// Goes on with rings in use: `free` are the frames of this half that are not in flight.
+    pub(crate) fn resume(
+        socket: Arc<XskSocket>,
+        tx: Ring<libc::xdp_desc>,
+        completion: Ring<u64>,
+        mut free: Vec<u64>,
+    ) -> XskTx {
+        let in_flight = (RING_SIZE as usize).saturating_sub(free.len());
+        // So that it never grows.
+        free.reserve_exact(in_flight);
         XskTx {
             socket,
             tx,
             completion,
             free,
             handoffs: Vec::new(),
-            submitted: 0,
+            submitted: in_flight as u64,
             completed: 0,
             large: None,
         }
+    }
+
+    /// Ends the handoffs, whose frames are sent first, and returns the frames of this half that are not in flight. For the
+    /// control thread, when no worker has this half or a handoff to it.
+    pub fn suspend(&mut self) -> &[u64] {
+        for _ in 0..SUSPEND_FLUSHES {
+            if !self.has_handoffs() {
+                break;
+            }
+            self.flush();
+        }
+        for (handoff, partial) in std::mem::take(&mut self.handoffs) {
+            // What a full ring did not take is not sent.
+            let left = std::iter::from_fn(|| handoff.take()).chain(partial);
+            let left = left.map(|desc| desc.addr - desc.addr % u64::from(FRAME_SIZE));
+            self.free.extend(left);
+            handoff.end(&mut self.free);
+        }
+        self.reap();
+        &self.free
     }
 
     /// Enables sending large TCP frames whole, through interface number `ifindex`, which is the socket's. It must be a

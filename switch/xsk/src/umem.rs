@@ -4,13 +4,18 @@
 //! ones: a frame that arrives at one socket and leaves by another is not copied, but exchanged for a free one of the
 //! sending half. So a socket's fill ring is always supplied, whatever happens to the frames that it received.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+#[cfg(not(feature = "xsk-rs"))]
+use rustix::fs::{MemfdFlags, memfd_create};
 #[cfg(not(feature = "xsk-rs"))]
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crosspoint_frame::{Segment, SegmentMut};
+use serde::{Deserialize, Serialize};
 
 use crate::RING_SIZE;
 #[cfg(feature = "xsk-rs")]
@@ -29,7 +34,8 @@ pub use crate::crate_backend::TX_HEADROOM;
 pub const TX_ROOM: u32 = FRAME_SIZE - TX_HEADROOM;
 
 /// Kind of pages of packet memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pages {
     /// Huge pages if the kernel finds some (madvise(2), MADV_HUGEPAGE).
     #[default]
@@ -47,6 +53,10 @@ pub struct Umem {
     /// The socket half that each frame belongs to, by frame number. Written by the worker that owns both halves, and read
     /// by the thread that opens a socket in place of a closed one.
     owners: Box<[AtomicU16]>,
+    sockets: u16,
+    pages: Pages,
+    /// The file that holds the memory, if another process may go on with it.
+    file: Option<File>,
     /// The crate's handle, which maps and unmaps the memory.
     #[cfg(feature = "xsk-rs")]
     pub(crate) inner: Frames,
@@ -76,21 +86,88 @@ impl Half {
 impl Umem {
     /// Allocates memory for `sockets` sockets, populated at once: no page faults later. If `node` is given, it is on that
     /// memory node if there is room.
+    #[cfg(not(feature = "xsk-rs"))]
     pub fn new(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
-        let frames = frames_of(sockets);
-        let len = Umem::len_of(sockets);
-        #[cfg(not(feature = "xsk-rs"))]
-        let base = map(len, pages, node)?;
-        #[cfg(feature = "xsk-rs")]
-        let (base, inner) = crate_backend::map(len, pages, node)?;
-        let owner = |frame: usize| AtomicU16::new((frame / RING_SIZE as usize) as u16);
+        let base = map(Umem::len_of(sockets), pages, node, None)?;
+        Ok(Umem::with(sockets, pages, base, None))
+    }
+
+    /// The same by the crate.
+    #[cfg(feature = "xsk-rs")]
+    pub fn new(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
+        let (base, inner) = crate_backend::map(Umem::len_of(sockets), pages, node)?;
         Ok(Umem {
             base,
-            len,
-            owners: (0..frames).map(owner).collect(),
-            #[cfg(feature = "xsk-rs")]
+            len: Umem::len_of(sockets),
+            owners: owners(sockets),
+            sockets,
+            pages,
+            file: None,
             inner,
         })
+    }
+
+    /// Like [`new`](Self::new), in a memory file, with which another process can go on ([`of_file`](Self::of_file)).
+    #[cfg(not(feature = "xsk-rs"))]
+    pub(crate) fn new_file(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
+        let kind = match pages {
+            Pages::Reserved => MemfdFlags::HUGETLB,
+            Pages::Transparent | Pages::Small => MemfdFlags::empty(),
+        };
+        let file = File::from(memfd_create("crosspoint-umem", MemfdFlags::CLOEXEC | kind)?);
+        let len = Umem::len_of(sockets);
+        file.set_len(len as u64)?;
+        let base = map(len, pages, node, Some(file.as_fd()))?;
+        Ok(Umem::with(sockets, pages, base, Some(file)))
+    }
+
+    /// The memory by the crate, which is in no file.
+    #[cfg(feature = "xsk-rs")]
+    pub(crate) fn new_file(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
+        Umem::new(sockets, pages, node)
+    }
+
+    /// Maps the memory that another process has made for `sockets` sockets. No frame has an owner.
+    #[cfg(not(feature = "xsk-rs"))]
+    pub(crate) fn of_file(file: File, sockets: u16, pages: Pages) -> io::Result<Umem> {
+        let len = Umem::len_of(sockets);
+        if file.metadata()?.len() != len as u64 {
+            return Err(io::Error::other("the packet memory has another size"));
+        }
+        // Its pages are there: only the mapping is new.
+        let base = map(len, Pages::Small, None, Some(file.as_fd()))?;
+        let umem = Umem::with(sockets, pages, base, Some(file));
+        for owner in &umem.owners {
+            owner.store(NO_OWNER, Ordering::Relaxed);
+        }
+        Ok(umem)
+    }
+
+    #[cfg(not(feature = "xsk-rs"))]
+    fn with(sockets: u16, pages: Pages, base: *mut u8, file: Option<File>) -> Umem {
+        Umem {
+            base,
+            len: Umem::len_of(sockets),
+            owners: owners(sockets),
+            sockets,
+            pages,
+            file,
+        }
+    }
+
+    /// Returns the number of sockets that it was made for.
+    pub(crate) fn sockets(&self) -> u16 {
+        self.sockets
+    }
+
+    /// Returns the kind of its pages.
+    pub(crate) fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Returns the file that holds the memory, if another process can go on with it.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
     /// Returns the length in bytes of the memory for `sockets` sockets.
@@ -123,6 +200,14 @@ impl Umem {
             .filter(of_half)
             .map(|(frame, _)| frame as u64 * u64::from(FRAME_SIZE))
             .collect()
+    }
+
+    /// Makes `half` the owner of a frame, given by its number. Returns `false` if there is no such frame, or it has an
+    /// owner.
+    #[cfg(not(feature = "xsk-rs"))]
+    pub(crate) fn claim(&self, frame: u32, half: Half) -> bool {
+        let owner = self.owners.get(frame as usize);
+        owner.is_some_and(|owner| owner.swap(half.0, Ordering::AcqRel) == NO_OWNER)
     }
 
     /// Exchanges the owners of two frames, given by addresses within them.
@@ -160,21 +245,45 @@ impl Umem {
     }
 }
 
+/// Owner of a frame that is not known to belong to any half.
+#[cfg(not(feature = "xsk-rs"))]
+const NO_OWNER: u16 = u16::MAX;
+
+/// Returns the owners of the frames of `sockets` sockets, of which none was exchanged.
+fn owners(sockets: u16) -> Box<[AtomicU16]> {
+    let owner = |frame: usize| AtomicU16::new((frame / RING_SIZE as usize) as u16);
+    (0..frames_of(sockets)).map(owner).collect()
+}
+
 /// Returns the number of frames for `sockets` sockets.
 fn frames_of(sockets: u16) -> usize {
     2 * usize::from(sockets) * RING_SIZE as usize
 }
 
-/// Maps `len` bytes of `pages`, all populated.
+/// Maps `len` bytes of `pages`, all populated: of `file`, or of this process alone.
 #[cfg(not(feature = "xsk-rs"))]
-fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
+fn map(
+    len: usize,
+    pages: Pages,
+    node: Option<u32>,
+    file: Option<BorrowedFd<'_>>,
+) -> io::Result<*mut u8> {
     let flags = match pages {
         Pages::Reserved => MapFlags::PRIVATE | MapFlags::HUGETLB,
         Pages::Transparent | Pages::Small => MapFlags::PRIVATE,
     };
     let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
-    let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
+    let place = std::ptr::null_mut();
+    let base = match file {
+        // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
+        None => unsafe { rustix::mm::mmap_anonymous(place, len, protection, flags) }?,
+        Some(file) => {
+            let flags = MapFlags::SHARED;
+            // SAFETY: a new shared mapping at an address of the kernel's choice. The file is ours: nothing makes it
+            // shorter.
+            unsafe { rustix::mm::mmap(place, len, protection, flags, file, 0) }?
+        }
+    };
     // All before the first access, and all only advice: it works too on a kernel without nodes or huge pages.
     if let Some(node) = node.filter(|node| *node < u64::BITS) {
         prefer_node(base.cast(), len, node);
@@ -188,10 +297,26 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
         // Before Linux 5.14.
         for at in (0..len).step_by(FRAME_SIZE as usize) {
             // SAFETY: within our own mapping, which no other code knows yet.
-            unsafe { base.cast::<u8>().add(at).write_volatile(0) };
+            unsafe { populate(base.cast::<u8>().add(at)) };
         }
     }
+    if pages == Pages::Transparent && file.is_some() {
+        // A memory file gets huge pages only so, unless the operator has set shmem_enabled (Linux 6.1). Advice too.
+        // SAFETY: our own mapping, whole; its contents stay.
+        let _ = unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) };
+    }
     Ok(base.cast())
+}
+
+/// Writes what is there.
+///
+/// # Safety
+///
+/// The byte at `at` is mapped.
+#[cfg(not(feature = "xsk-rs"))]
+unsafe fn populate(at: *mut u8) {
+    // SAFETY: as the caller promises.
+    unsafe { at.write_volatile(at.read_volatile()) };
 }
 
 /// Asks for pages of memory node `node`: mbind(2), MPOL_PREFERRED.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_frame::{BURST, Burst, HeaderOp, Offload};
 use crosspoint_packet::checksum::{finish, sum};
-use crosspoint_xsk::{BACKEND, BindMode, RING_SIZE, SINGLE_BUFFER_MTU, SocketOptions};
+use crosspoint_xsk::{BACKEND, BindMode, FramePlaces, PacketMemory, RING_SIZE};
+use crosspoint_xsk::{SINGLE_BUFFER_MTU, SocketOptions, SocketRecord};
 use wire::{End, HEADER_LEN, frame, load, open, options};
 
 /// MTU of most tests.
@@ -80,6 +81,93 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
             assert!(far.expect(1, burst.len()) == want, "turn {turn}");
         }
     }
+}
+
+/// Frames wait in rings on both ways when another mapping takes over; memory has been exchanged between the sockets.
+#[test]
+fn other_mappings_of_sockets_go_on_without_losing_or_mixing_a_frame() {
+    // The crate maps no socket of another process.
+    if BACKEND != "own" {
+        return;
+    }
+    const ROUNDS: u32 = 120;
+    wire::make(2, MTU);
+    let (mut near, mut far) = (End::open("left", 2, MTU), End::open("right", 2, MTU));
+    let frames = |round: u32, kind: u32, count: usize| -> Vec<Vec<u8>> {
+        let number = |i: usize| (round * 4 + kind) * 100 + i as u32;
+        let len = |i: usize| 60 + (round as usize * 37 + i * 101) % 1400;
+        (0..count).map(|i| frame(len(i), number(i))).collect()
+    };
+    // So that all memory is used again and again.
+    assert!(ROUNDS as usize * 60 > 3 * RING_SIZE as usize);
+    for round in 0..ROUNDS {
+        let forwarded = frames(round, 0, 60);
+        far.send(0, &forwarded);
+        let mut left = forwarded.len();
+        while left > 0 {
+            left -= near.forward(0, 1, HeaderOp::Keep).0;
+        }
+        let (there, back) = (frames(round, 1, 40), frames(round, 2, 50));
+        far.send(0, &there);
+        near.send(1, &back);
+        match round % 3 {
+            0 => near.take_over("left"),
+            1 => far.take_over("right"),
+            _ => {}
+        }
+        assert!(near.expect(0, there.len()) == there, "round {round}");
+        let arrived = far.expect(1, forwarded.len() + back.len());
+        assert!(arrived == [forwarded, back].concat(), "round {round}");
+    }
+    for end in [&near, &far] {
+        let statistics = end.rx[0].socket().statistics().expect("statistics");
+        assert_eq!(statistics.rx_dropped + statistics.tx_invalid_descs, 0);
+    }
+}
+
+/// A record or places that cannot be true, of another version or a broken one.
+#[test]
+fn places_that_give_a_frame_to_two_halves_are_refused() {
+    if BACKEND != "own" {
+        return;
+    }
+    wire::make(2, MTU);
+    let mut near = End::open("left", 2, MTU);
+    let places = FramePlaces::of(&mut near.tx[0]);
+    let (record, _) = near.rx[0].socket().record().expect("a record");
+    let mut memory = PacketMemory::new(1, None);
+    let mut map = |queue: u32, record: &SocketRecord| {
+        let (_, fds) = near.rx[0].socket().record().expect("a record");
+        let fds = fds.map(|fd| fd.try_clone_to_owned().expect("a descriptor"));
+        memory.map_socket((wire::index_of("left"), queue), record, 1514, fds)
+    };
+    let first = map(0, &record).expect("it is mapped");
+    assert!(map(0, &record).is_err(), "its slot is taken");
+    let beyond = SocketRecord { slot: 7, ..record };
+    assert!(map(0, &beyond).is_err(), "there is no such slot");
+    let other = SocketRecord { slot: 1, ..record };
+    let second = map(1, &other).expect("it is mapped");
+    let longer = SocketRecord {
+        sockets: 3,
+        ..record
+    };
+    assert!(
+        PacketMemory::new(1, None)
+            .map_socket((1, 0), &longer, 1514, {
+                let (_, fds) = near.rx[0].socket().record().expect("a record");
+                fds.map(|fd| fd.try_clone_to_owned().expect("a descriptor"))
+            })
+            .is_err(),
+        "the file is shorter"
+    );
+    assert!(first.resume(&places).is_some());
+    assert!(second.resume(&places).is_none(), "the same frames");
+    assert!(
+        map(1, &other)
+            .expect("it is mapped")
+            .resume(&FramePlaces::default())
+            .is_none()
+    );
 }
 
 /// A guest chooses the place of its checksum. For a place beyond a frame's first piece, the kernel would stop sending for

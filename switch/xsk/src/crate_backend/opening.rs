@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
@@ -65,16 +64,9 @@ impl Opening {
         let frames = umem.inner.clone();
         let (rx, fill) = (Ring::rx(rx, &frames), Ring::fill(fill, &frames));
         let (tx, completion) = (Ring::tx(tx, &frames), Ring::completion(completion, &frames));
-        let socket = Arc::new(XskSocket {
-            fd,
-            umem,
-            slot,
-            zero_copy: how.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
-            multi_buffer: options.multi_buffer,
-            finishes_checksums: false,
-            busy_poll: options.busy_poll,
-            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
-        });
+        let zero_copy = how.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
+        let socket = XskSocket::with(fd, (umem, slot), (zero_copy, false), options);
+        let socket = Arc::new(socket);
         let rx = XskRx::new(socket.clone(), rx, fill);
         Ok((rx, XskTx::new(socket, tx, completion)))
     }

@@ -12,8 +12,8 @@ use crosspoint_frame::{
 };
 use crosspoint_netdev::{Attachment, Interface};
 use crosspoint_xsk::{
-    BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions,
-    XskRx, XskTx,
+    BindMode, FramePlaces, MappedSocket, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU,
+    SocketError, SocketOptions, XskRx, XskTx,
 };
 
 /// Length of an Ethernet header.
@@ -92,7 +92,8 @@ impl End {
         let interface = Interface::find(name).unwrap().expect("an interface");
         let mut attachment =
             Attachment::new(&interface, false, false, mtu > SINGLE_BUFFER_MTU).expect("native XDP");
-        let mut memory = PacketMemory::new(queues as u16, None);
+        // Another mapping may go on with it, which changes nothing else.
+        let mut memory = PacketMemory::new(queues as u16, None).in_files(true);
         let (mut rx, mut tx) = (Vec::new(), Vec::new());
         for queue in 0..queues {
             let halves = memory
@@ -110,6 +111,33 @@ impl End {
             tx,
             burst: Burst::new(),
         }
+    }
+
+    /// Goes on with other mappings of all sockets and their memory, as another process would, and with none of the old
+    /// ones.
+    pub fn take_over(&mut self, name: &str) {
+        let mut memory = PacketMemory::new(1, None).in_files(true);
+        let mapped = self.rx.iter().zip(0..).map(|(rx, queue)| {
+            let (record, fds) = rx.socket().record().expect("it is in a file");
+            let fds = fds.map(|fd| fd.try_clone_to_owned().expect("a descriptor"));
+            let len_max = rx.socket().frame_len_max();
+            memory
+                .map_socket((index_of(name), queue), &record, len_max, fds)
+                .expect("this kernel maps the rings of a bound socket")
+        });
+        let mapped: Vec<MappedSocket> = mapped.collect();
+        let mut bytes = Vec::new();
+        for tx in &mut self.tx {
+            FramePlaces::of(tx).write(&mut bytes);
+        }
+        let mut rest = bytes.as_slice();
+        (self.rx, self.tx) = mapped
+            .into_iter()
+            .map(|socket| {
+                let places = FramePlaces::read(&mut rest).expect("places");
+                socket.resume(&places).expect("true places")
+            })
+            .unzip();
     }
 
     /// Sends up to a burst of frames on a queue, and makes the kernel take them all.
