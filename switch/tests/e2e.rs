@@ -64,6 +64,8 @@ mod top;
 mod tunnels;
 #[path = "e2e/upgrade.rs"]
 mod upgrade;
+#[path = "e2e/uplinks.rs"]
+mod uplinks;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/weights.rs"]

@@ -112,6 +112,14 @@ impl Stream {
         }
     }
 
+    /// Returns the NIC's receiving half, if the source is a NIC.
+    pub fn into_nic(self) -> Option<XskRx> {
+        match self.source {
+            Source::Nic(rx) => Some(rx),
+            Source::Guest(_) | Source::Direct(_) => None,
+        }
+    }
+
     /// Returns whether its guest has its own NIC queue.
     pub fn is_direct(&self) -> bool {
         matches!(self.source, Source::Direct(_))

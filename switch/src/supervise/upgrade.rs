@@ -94,7 +94,7 @@ impl Supervisor {
         let frozen_at = Instant::now();
         self.tell(Kind::Freeze, "")?;
         self.await_current(Kind::Frozen, SWITCHOVER_TIME_MAX)?;
-        for name in ["positions", "connections-since"] {
+        for name in ["positions", "uplinks", "connections-since"] {
             if let Some(record) = self.store.remove(name) {
                 let sent = new.link.send(Kind::Record, name, &record.body, &[]);
                 sent.map_err(|why| why.to_string())?;

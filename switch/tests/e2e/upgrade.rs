@@ -7,7 +7,7 @@ use crosspoint_guest::{Guest, GuestOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    Exchange, Host, Lab, Ledger, LinuxGuest, Process, Switch, Testpmd, TestpmdPort, connect_pair,
+    Exchange, Host, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, connect_pair,
     connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
@@ -313,49 +313,6 @@ fn after_an_upgrade_ports_are_added_and_silent_guests_keep_theirs() {
     must_upgrade(&switch);
     exchange.run(1000);
     exchange.stop();
-}
-
-/// Between two uplinks. The program stays attached, so no link goes down; only the sockets are opened again.
-#[test]
-fn uplinks_keep_their_program_and_are_back_soon_after_an_upgrade_and_a_crash() {
-    const PINGS: u32 = 1500;
-    const PING_MS: u32 = 2;
-    let lab = Lab::new(s(60));
-    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
-    let switch = Switch::start_supervised(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
-    a.must_ping(&b);
-    let program = || {
-        let link = lab.ip(&format!("-d link show {}", a.interface));
-        let id = link
-            .split_once("prog/xdp id ")
-            .map(|(_, rest)| rest.to_owned());
-        id.and_then(|rest| Some(rest.split_whitespace().next()?.to_owned()))
-    };
-    let before = program();
-    assert!(before.is_some());
-    let line = format!("ping -q -i 0.00{PING_MS} -c {PINGS} {}", b.address);
-    let mut pings = Process::start(lab.dir(), "pings", &a.command(&line));
-    std::thread::sleep(s(1));
-    println!("{}", must_upgrade(&switch));
-    assert_eq!(program(), before, "{}", switch.log());
-    std::thread::sleep(s(1) / 2);
-    kill_switch(&switch);
-    pings.wait(s(20)).expect("it ends");
-    assert_eq!(program(), before, "{}", switch.log());
-    let log = pings.log();
-    let received = log
-        .split_once(" received")
-        .and_then(|(text, _)| text.split(' ').next_back());
-    let received: u32 = received
-        .and_then(|number| number.parse().ok())
-        .expect("a number");
-    println!(
-        "{} of {PINGS} pings, one every {PING_MS} ms, lost in an upgrade and a crash",
-        PINGS - received
-    );
-    assert!(PINGS - received < 500, "{log}");
-    a.must_ping(&b);
-    switch.ledger();
 }
 
 /// The new process is killed while it prepares, at ever later moments.

@@ -28,6 +28,11 @@ impl SocketError {
         }
     }
 
+    /// An error that is not the kernel's.
+    pub fn of(what: &'static str, why: String) -> SocketError {
+        SocketError::new(what)(io::Error::other(why))
+    }
+
     /// Error of locking `bytes` bytes of memory.
     #[cfg_attr(feature = "xsk-rs", allow(dead_code, reason = "the crate does it"))]
     pub(crate) fn locking(bytes: usize) -> impl FnOnce(io::Error) -> SocketError {

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, TxEntry};
 
-use crate::XskSocket;
 use crate::fill::{MAX_PIECES, fill};
 use crate::tx::{NicOutcome, TxAction, way};
+use crate::{RING_SIZE, XskSocket};
 
 /// A handoff from one worker to another. Each queue has one producer and one consumer.
 pub struct Handoff {
     socket: Arc<XskSocket>,
+    /// Most UMEM frames in it.
+    depth: usize,
     free: ArrayQueue<u64>,
     full: ArrayQueue<libc::xdp_desc>,
     /// Descriptors pushed, counted by the sender, and taken, counted by the owner, since the handoff was made.
@@ -22,15 +24,22 @@ pub struct Handoff {
 }
 
 impl Handoff {
-    /// Most UMEM frames in a handoff from one worker to another.
-    pub(crate) const DEPTH: usize = 128;
+    /// Most UMEM frames in a handoff from one worker to another: what arrives while the owner sleeps or is busy for a while.
+    const DEPTH_MAX: usize = 512;
+    /// The same if many workers share a queue.
+    const DEPTH_MIN: usize = 64;
 
-    pub(crate) fn new(socket: Arc<XskSocket>) -> Handoff {
+    /// Makes one of `count` handoffs to the owner of `socket`. Together they take at most half of the queue's frames, unless
+    /// there are more than 16.
+    pub(crate) fn new(socket: Arc<XskSocket>, count: usize) -> Handoff {
+        let share = RING_SIZE as usize / 2 / count.max(1);
+        let depth = share.clamp(Self::DEPTH_MIN, Self::DEPTH_MAX);
         Handoff {
             socket,
-            free: ArrayQueue::new(Self::DEPTH),
+            depth,
+            free: ArrayQueue::new(depth),
             // Plus the frames that the sender was filling while the owner counted.
-            full: ArrayQueue::new(Self::DEPTH + MAX_PIECES),
+            full: ArrayQueue::new(depth + MAX_PIECES),
             pushed: AtomicU64::new(0),
             taken: AtomicU64::new(0),
         }
@@ -94,7 +103,12 @@ impl Handoff {
 
     /// Returns how many UMEM frames there are for frames to hand off, and how many there are at most. For the sender.
     pub fn room(&self) -> (usize, usize) {
-        (self.free.len(), Self::DEPTH)
+        (self.free.len(), self.depth)
+    }
+
+    /// Returns the most UMEM frames in it.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Returns whether frames wait for the owner.
@@ -121,7 +135,7 @@ impl Handoff {
     /// Refills the sender's frames from `free`, as far as possible.
     pub(crate) fn supply(&self, free: &mut Vec<u64>) {
         let out = self.free.len() + self.full.len();
-        for _ in out..Self::DEPTH {
+        for _ in out..self.depth {
             let Some(address) = free.pop() else { return };
             if let Err(address) = self.free.push(address) {
                 free.push(address);

@@ -254,9 +254,12 @@ impl XskTx {
         &self.socket
     }
 
-    /// Makes a handoff for another worker to send through this queue. Call before the socket is passed to its worker.
-    pub fn make_handover(&mut self) -> Arc<Handoff> {
-        let handoff = Arc::new(Handoff::new(self.socket.clone()));
+    /// Makes one of `count` handoffs for other workers to send through this queue. Call before the socket is passed to its
+    /// worker.
+    pub fn make_handoff(&mut self, count: usize) -> Arc<Handoff> {
+        let handoff = Arc::new(Handoff::new(self.socket.clone(), count));
+        // Now, since its first frames may come before the owner looks.
+        handoff.supply(&mut self.free);
         let partial = Vec::with_capacity(MAX_PIECES);
         self.handoffs.push((handoff.clone(), partial));
         handoff
@@ -392,7 +395,11 @@ impl XskTx {
     /// Returns how many UMEM frames are free for frames to send, and how many there are without those that handoffs keep.
     /// Frames that were sent are taken back when few are free.
     pub fn room(&mut self) -> (usize, usize) {
-        let kept = self.handoffs.len() * Handoff::DEPTH;
+        let kept: usize = self
+            .handoffs
+            .iter()
+            .map(|(handoff, _)| handoff.depth())
+            .sum();
         let size = (RING_SIZE as usize).saturating_sub(kept).max(1);
         if self.free.len() < size / 4 {
             self.reap();

@@ -339,7 +339,7 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
     const COUNT: u32 = 10_000;
     wire::make(1, MTU);
     let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
-    let handoff = left.tx[0].make_handover();
+    let handoff = left.tx[0].make_handoff(1);
     let done = AtomicBool::new(false);
     let mut arrived = Vec::new();
     std::thread::scope(|scope| {

@@ -253,9 +253,21 @@ impl Dataplane {
         port.map_or(0, |port| self.nic_worker_of(port, number, queue))
     }
 
+    /// The worker of queue `queue` of NIC port `number`, and the one that its configuration names.
+    pub(crate) fn worker_of_nic(&self, number: u16, queue: u16) -> (usize, Option<usize>) {
+        let state = self.lock();
+        let port = state
+            .ports
+            .get(usize::from(number))
+            .and_then(Option::as_ref);
+        let configured = port.and_then(|port| port.options.worker);
+        (self.nic_worker(&state, number, queue), configured)
+    }
+
     pub(super) fn nic_worker_of(&self, port: &Port, number: u16, queue: u16) -> usize {
         let by_node = || placement::nic_worker(number, queue, &self.nodes, port.node);
-        port.options.worker.unwrap_or_else(by_node)
+        let before = port.taken.worker(queue).or(port.options.worker);
+        before.unwrap_or_else(by_node)
     }
 
     /// Sets the memory node of the NIC of port `number`. Call it while the port has no queues: their workers depend on

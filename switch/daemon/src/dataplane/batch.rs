@@ -1,10 +1,10 @@
 //! Changes of several ports that reach the workers together: all rings of a switch stop, or start, within one poll iteration.
 
-use crosspoint_engine::stream::Stream;
 use crosspoint_engine::worker::Idle;
 
 use super::admin::Parked;
 use super::change::WorkerChange;
+use super::nic_takeover::GivenUp;
 use super::placement::Candidate;
 use super::{Dataplane, Placed, State, worker};
 
@@ -47,29 +47,38 @@ impl Dataplane {
         });
     }
 
-    /// Publishes the changes since [`begin_batch`](Self::begin_batch), and waits until every worker has taken them. Returns the
-    /// removed streams, with their positions. If `rests` is set, the workers sleep afterwards: another process's workers run on
-    /// the same cores.
-    pub(crate) fn end_batch(&self, rests: bool) -> Vec<Stream> {
+    /// Publishes the changes since [`begin_batch`](Self::begin_batch), and waits until every worker has taken them. Returns
+    /// what they have given up. If `rests` is set, the workers sleep afterwards: another process's workers run on the same
+    /// cores.
+    pub(crate) fn end_batch(&self, rests: bool) -> GivenUp {
+        let mut given_up = GivenUp {
+            streams: Vec::new(),
+            nics: Vec::new(),
+        };
         let mut state = self.lock();
         let Some(batch) = state.batch.take() else {
-            return Vec::new();
+            return given_up;
         };
         let mut changes = batch.changes;
         for change in &mut changes {
             change.idle = Some(self.idle(rests));
         }
-        let mut removed = self.publish(&mut state, changes);
+        for update in self.exchange(&mut state, changes) {
+            given_up.streams.extend(update.removed);
+            let nics = update.nics.into_iter();
+            let nics = nics.filter_map(|(port, nic)| Some((port, nic?)));
+            given_up.nics.extend(nics);
+        }
         let mut released = batch.released;
         for Parked { stream, placed } in batch.unserved {
-            removed.push(stream);
+            given_up.streams.push(stream);
             released.push(placed);
         }
         for placed in &released {
             worker::unregister(&self.links[placed.worker], placed);
         }
         drop(state);
-        removed
+        given_up
     }
 
     /// What idle workers do: as configured, or sleep at once.

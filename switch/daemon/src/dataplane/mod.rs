@@ -26,6 +26,7 @@ mod mirrors;
 mod moves;
 mod moving;
 mod multicast;
+mod nic_takeover;
 pub(crate) mod numa;
 mod options;
 mod packets;
@@ -85,6 +86,7 @@ pub use groups::ConnectionFilter;
 use kept::Kept;
 use measured::Measured;
 pub use moving::MoveError;
+pub(crate) use nic_takeover::{SuspendedNics, TakenSocket};
 pub use options::{DataplaneOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;
 pub use statics::{FdbError, Flush};
@@ -129,6 +131,8 @@ struct Port {
     inflight: Option<Arc<InflightRegion>>,
     /// Transmit halves that no worker needs, when there are more queues than workers.
     spare: Vec<XskTx>,
+    /// What it has of its predecessor's NIC queues.
+    taken: nic_takeover::TakenNic,
     /// The memory node of an uplink's NIC.
     node: Option<u32>,
     calls: Calls,
@@ -342,6 +346,7 @@ impl Dataplane {
             memory: None,
             inflight: None,
             spare: Vec::new(),
+            taken: nic_takeover::TakenNic::default(),
             node: None,
             calls: Calls::new(self.clock.hz()),
             before,

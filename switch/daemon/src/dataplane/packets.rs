@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use crosspoint_xsk::{PacketMemory, SocketError, SocketOptions, XskRx, XskTx};
 
 use super::{Dataplane, numa};
+use crate::handover;
 
 impl Dataplane {
     /// Opens a socket for queue `queue` of port `number`, whose interface has index `ifindex`, in the packet memory of
@@ -27,6 +28,11 @@ impl Dataplane {
 pub(super) fn memories(cores: &[usize], queues: usize) -> Vec<Mutex<PacketMemory>> {
     let share = queues.div_ceil(cores.len().max(1));
     let share = u16::try_from(share).unwrap_or(u16::MAX / 2);
-    let of_core = |core: &usize| Mutex::new(PacketMemory::new(share, numa::of_core(*core)));
+    // Only then is there another process that may go on with it.
+    let in_files = handover::is_supervised();
+    let of_core = |core: &usize| {
+        let memory = PacketMemory::new(share, numa::of_core(*core));
+        Mutex::new(memory.in_files(in_files))
+    };
     cores.iter().map(of_core).collect()
 }

@@ -71,17 +71,17 @@ pub(super) fn share_out(
         }
     }
     let owners: Vec<usize> = (0..workers).filter(|w| own[*w].is_some()).collect();
+    // The owner that each other worker hands frames to.
+    let owner_of = |worker: usize| owners.get(worker % owners.len().max(1)).copied();
+    let others: Vec<usize> = (0..workers).filter(|w| own[*w].is_none()).collect();
     for worker in 0..workers {
-        let way = match (
-            own[worker].is_some(),
-            owners.get(worker % owners.len().max(1)),
-        ) {
-            (false, Some(owner)) => own[*owner].as_mut().map(|tx| {
-                let handover = tx.make_handover();
-                Box::new(NicTx::Remote(handover, links[*owner].waker.clone()))
-            }),
-            _ => None,
-        };
+        let owner = owner_of(worker).filter(|_| others.contains(&worker));
+        let way = owner.and_then(|owner| {
+            let count = others.iter().filter(|w| owner_of(**w) == Some(owner));
+            let handoff = own[owner].as_mut()?.make_handoff(count.count());
+            let waker = links[owner].waker.clone();
+            Some(Box::new(NicTx::Remote(handoff, waker)))
+        });
         updates[worker].nics.push((number, way));
     }
     // Last, since all of an owner's handoffs must be made before its queue is given to it.

@@ -26,7 +26,7 @@ use crosspoint_engine::groups::Exported;
 
 use crate::dataplane::{Counters, LearnedTable};
 use crate::ports::vhost::Positions;
-use crate::reconcile::{HeldPorts, Running};
+use crate::reconcile::{HeldPorts, Nics, Running};
 use crate::service::log;
 
 /// How long a change of the configuration, or a front end in the middle of a message, is waited for.
@@ -37,6 +37,8 @@ const SHUT_TIME_MAX: Duration = Duration::from_secs(3);
 const PREPARED_TIME_MAX: Duration = Duration::from_secs(45);
 /// Name of the record of positions.
 const POSITIONS: &str = "positions";
+/// Name of the record of where the frames of NIC queues are.
+const UPLINKS: &str = "uplinks";
 /// Name of the record of learned addresses.
 const ADDRESSES: &str = "addresses";
 /// Name of the record of counters.
@@ -138,6 +140,7 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     learn(running);
     supervisor.say(Kind::Ready, "");
     let mut positions = AllPositions::new();
+    let mut uplinks = Vec::new();
     loop {
         let Some(message) = supervisor.next() else {
             refuse_and_end("the supervisor has ended");
@@ -149,6 +152,7 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
                     Err(why) => refuse_and_end(&format!("positions that cannot be read: {why}")),
                 };
             }
+            Kind::Record if message.name == UPLINKS => uplinks = message.body,
             Kind::Record if message.name == CONNECTIONS_SINCE => {
                 running.dataplane.take_connections(&message.body);
             }
@@ -161,7 +165,7 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     }
     let started = Instant::now();
     let ports = running.held();
-    ports.thaw_all(Some(&positions), false);
+    ports.thaw_all(Some(&positions), false, Nics::Taken(&uplinks));
     supervisor.say(Kind::Confirmed, "");
     let us = started.elapsed().as_micros();
     let guests = positions.len();
@@ -193,7 +197,7 @@ pub(crate) fn go_on(running: &Running) {
     learn(running);
     count(running, take(COUNTERS));
     let ports = running.held();
-    ports.thaw_all(None, false);
+    ports.thaw_all(None, false, Nics::None);
     ports.settle_all();
     drop(ports);
     begin_own(running);
@@ -217,6 +221,7 @@ fn begin_own(running: &Running) {
 
 /// Hands everything over to a successor, or goes on.
 fn hand_over(running: &Running, supervisor: &Supervisor) {
+    let mut was_started = false;
     let held = running.while_held(HOLD_TIME_MAX, SHUT_TIME_MAX, |ports| {
         put(ADDRESSES, &running.dataplane.learned(), &[]);
         let connections = running.dataplane.connections_text(None);
@@ -229,11 +234,16 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
             .next_within(PREPARED_TIME_MAX)
             .map(|message| message.kind)
         {
-            Some(Kind::Freeze) => hand_rings_over(ports, running, supervisor, seen.as_ref()),
+            Some(Kind::Freeze) => {
+                was_started = hand_rings_over(ports, running, supervisor, seen.as_ref());
+            }
             Some(_) => {}
             None => tracing::warn!("the supervisor says nothing: no upgrade"),
         }
     });
+    if was_started {
+        running.reopen_uplinks(&|| supervisor.say(Kind::Heartbeat, ""));
+    }
     match held {
         Ok(()) => {
             record_connections(running);
@@ -243,15 +253,18 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
     }
 }
 
+/// Stops all rings, and ends this process once its successor has them. Otherwise they go on; returns whether the successor may
+/// have used them.
 fn hand_rings_over(
     ports: &HeldPorts<'_>,
     running: &Running,
     supervisor: &Supervisor,
     seen: Option<&Exported>,
-) {
+) -> bool {
     // Nearly all, while the rings still run.
     let since = record_since(running, seen);
-    let positions = ports.freeze_all();
+    let (positions, mut nics) = ports.freeze_all();
+    put_bytes(UPLINKS, &nics.write(), &[]);
     put(POSITIONS, &positions, &[]);
     supervisor.say(Kind::Frozen, "");
     match supervisor.next() {
@@ -261,8 +274,15 @@ fn hand_rings_over(
             leave()
         }
         Some(message) => {
-            ports.thaw_all(None, message.text() == WAS_STARTED);
+            let was_started = message.text() == WAS_STARTED;
+            let nics = match was_started {
+                // Where its frames are is not known.
+                true => Nics::None,
+                false => Nics::Own(nics),
+            };
+            ports.thaw_all(None, was_started, nics);
             ports.settle_all();
+            was_started
         }
         // A successor may have the rings: two owners are worse than none.
         None => leave(),

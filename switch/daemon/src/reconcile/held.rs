@@ -4,12 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::{MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use super::ports::PortHandle;
 use super::{Changing, Running};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, SuspendedNics};
+use crate::ports::nic::Uplinks;
 use crate::ports::vhost::{Positions, VhostPort};
 
 /// Pause between two attempts to get the lock on what is being changed.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// The NIC queues that start with guests' rings.
+pub(crate) enum Nics<'a> {
+    /// None: they are opened later.
+    None,
+    /// Those that were suspended.
+    Own(SuspendedNics),
+    /// Those of the predecessor, as it has written of them.
+    Taken(&'a [u8]),
+}
 
 /// The ports of a switch whose ports and sessions do not change.
 pub(crate) struct HeldPorts<'a> {
@@ -38,22 +50,38 @@ impl Changing {
         ports.filter_map(|(name, port)| Some((name, port.guest()?)))
     }
 
-    /// Stops the threads of all guest ports between two messages. A front end that does not end a message in time is
+    fn uplinks(&self) -> impl Iterator<Item = (&String, &Uplinks)> {
+        let ports = self.ports.iter();
+        ports.filter_map(|(name, port)| Some((name, port.uplinks()?)))
+    }
+
+    /// Lets the threads of all ports go on.
+    fn release(&self) {
+        self.guests().for_each(|(_, port)| port.release());
+        self.uplinks().for_each(|(_, port)| port.release());
+    }
+
+    /// Stops the threads of all ports between two messages or events. A front end that does not end a message in time is
     /// disconnected.
     fn hold(&self, deadline: Instant, shut_time: Duration) -> Result<(), String> {
         // First all gates, so that a slow front end costs others nothing.
         self.guests().for_each(|(_, port)| port.begin_hold());
+        self.uplinks().for_each(|(_, port)| port.begin_hold());
         let inside = |deadline: Instant| {
             let guests = self.guests();
             let slow = guests.filter(|(_, port)| !port.is_outside(deadline));
             slow.collect::<Vec<_>>()
         };
         inside(deadline).iter().for_each(|(_, port)| port.shut());
-        match inside(Instant::now() + shut_time).first() {
-            None => Ok(()),
-            Some((name, _)) => Err(format!(
+        if let Some((name, _)) = inside(Instant::now() + shut_time).first() {
+            return Err(format!(
                 "the front end of port {name} blocks the port's thread through a descriptor that it gave"
-            )),
+            ));
+        }
+        let mut uplinks = self.uplinks();
+        match uplinks.find(|(_, port)| !port.is_outside(deadline)) {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("the interface of port {name} is being changed")),
         }
     }
 }
@@ -95,7 +123,7 @@ impl Running {
                 .for_each(|(_, port)| port.describe());
             with(&ports);
         }
-        ports.changing.guests().for_each(|(_, port)| port.release());
+        ports.changing.release();
         is_held
     }
 
@@ -136,35 +164,52 @@ impl Running {
 
     /// Lets the threads of all ports go on.
     pub(crate) fn release_all(&self) {
-        self.lock().guests().for_each(|(_, port)| port.release());
+        self.lock().release();
+    }
+
+    /// Opens all uplinks again: another process may have used their sockets.
+    pub(crate) fn reopen_uplinks(&self, alive: &dyn Fn()) {
+        self.lock()
+            .ports
+            .values_mut()
+            .for_each(PortHandle::close_nic);
+        self.open_uplinks(alive);
     }
 }
 
 impl HeldPorts<'_> {
-    /// Stops all rings at once, and returns their positions.
-    pub(crate) fn freeze_all(&self) -> BTreeMap<String, Positions> {
+    /// Stops all rings and NIC queues at once, and returns the rings' positions and the queues.
+    pub(crate) fn freeze_all(&self) -> (BTreeMap<String, Positions>, SuspendedNics) {
         self.dataplane.begin_batch();
         for (_, port) in self.changing.guests() {
             port.begin_freeze();
         }
-        let mut streams = self.dataplane.end_batch(true);
+        self.dataplane.begin_suspend_nics();
+        let mut given_up = self.dataplane.end_batch(true);
+        let nics = self.dataplane.end_suspend_nics(&mut given_up);
         let mut all = BTreeMap::new();
         for (name, port) in self.changing.guests() {
-            all.insert(name.clone(), port.end_freeze(&mut streams));
+            all.insert(name.clone(), port.end_freeze(&mut given_up.streams));
         }
-        all
+        (all, nics)
     }
 
-    /// Starts all rings at once: at `positions`, or where they are. `was_started`: another process may have used them since
-    /// they were frozen.
+    /// Starts all rings at once: at `positions`, or where they are; and NIC queues. `was_started`: another process may have
+    /// used the rings since they were frozen.
     pub(crate) fn thaw_all(
         &self,
         positions: Option<&BTreeMap<String, Positions>>,
         was_started: bool,
+        nics: Nics<'_>,
     ) {
         self.dataplane.begin_batch();
         for (name, port) in self.changing.guests() {
             port.thaw(positions.and_then(|all| all.get(name)), was_started);
+        }
+        match nics {
+            Nics::None => {}
+            Nics::Own(suspended) => self.dataplane.take_back_nics(suspended),
+            Nics::Taken(text) => self.dataplane.resume_nics(text),
         }
         drop(self.dataplane.end_batch(false));
     }

@@ -39,7 +39,7 @@ use crate::metrics::MetricsServer;
 use crate::service::{log, progress, sandbox};
 use crate::start_error::StartError;
 use files::Differences;
-pub(crate) use held::HeldPorts;
+pub(crate) use held::{HeldPorts, Nics};
 use ports::PortHandle;
 use settings::ReadAccess;
 
@@ -190,7 +190,7 @@ impl Running {
         for port in &wanted.ports {
             let is_uplink = matches!(port.kind, PortKind::Xdp(_));
             let opened = match is_uplink && handover::is_taking_over() {
-                true => PortHandle::reserve(&self.dataplane, port),
+                true => PortHandle::reserve(&self.dataplane, wanted, port),
                 false => PortHandle::open(&self.dataplane, wanted, port),
             };
             let handle = match opened {

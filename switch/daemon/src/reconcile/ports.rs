@@ -52,10 +52,15 @@ impl PortHandle {
     }
 
     /// Adds an uplink to the dataplane without its interface: see [`open_reserved`](Self::open_reserved).
-    pub fn reserve(dataplane: &Arc<Dataplane>, port: &Port) -> Result<PortHandle, StartError> {
+    pub fn reserve(
+        dataplane: &Arc<Dataplane>,
+        config: &Config,
+        port: &Port,
+    ) -> Result<PortHandle, StartError> {
         let number = dataplane.add_port(options(port));
         let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
         dataplane.set_slo(number, port.slo);
+        nic::taken::map(dataplane, number, config, &port.name);
         let by = PortDriver::Reserved;
         Ok(PortHandle { number, by })
     }
@@ -93,6 +98,21 @@ impl PortHandle {
         match &self.by {
             PortDriver::Guest { port } => Some(port),
             PortDriver::Nic { .. } | PortDriver::Reserved => None,
+        }
+    }
+
+    /// The thread that follows the port's interface, if it has one.
+    pub fn uplinks(&self) -> Option<&Uplinks> {
+        match &self.by {
+            PortDriver::Nic { port } => Some(port),
+            PortDriver::Guest { .. } | PortDriver::Reserved => None,
+        }
+    }
+
+    /// Closes an uplink, to be opened again by [`open_reserved`](Self::open_reserved). Does nothing with other ports.
+    pub fn close_nic(&mut self) {
+        if matches!(self.by, PortDriver::Nic { .. }) {
+            self.by = PortDriver::Reserved;
         }
     }
 

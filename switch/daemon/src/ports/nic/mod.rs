@@ -6,6 +6,7 @@
 
 mod error;
 mod port;
+pub(crate) mod taken;
 mod uplink;
 mod uplinks;
 

@@ -17,7 +17,7 @@ use crosspoint_xsk::{
 
 use serde::{Deserialize, Serialize};
 
-use super::NicPortError;
+use super::{NicPortError, taken};
 use crate::dataplane::{Dataplane, NewStream, PortChange, numa};
 use crate::handover;
 
@@ -73,32 +73,34 @@ impl NicPort {
         }
         // Before the first socket, since the node decides which worker's memory it gets.
         dataplane.set_node(number, numa::of_interface(&interface.name));
-        let mut halves = Vec::with_capacity(queues.len());
-        for queue in &queues {
-            let opened = dataplane.open_socket((number, *queue), interface.index, &options);
-            let (mut rx, tx) = opened.map_err(|why| {
-                NicPortError::of_socket(&interface.name, *queue, options.bind, why)
-            })?;
-            if takes_large {
-                rx.expect_large();
+        let running = running((dataplane, number), interface.index, &queues, &options);
+        let is_running = running.is_some();
+        let (mut halves, sockets) = match running {
+            Some(sockets) => (Vec::new(), sockets),
+            None => {
+                let halves = open_all((dataplane, number), interface, &queues, &options)?;
+                let sockets = halves.iter().map(|(_, rx, _)| rx.socket().clone());
+                let sockets = sockets.collect();
+                (halves, sockets)
             }
-            let redirected = attachment.redirect(*queue, &**rx.socket());
+        };
+        for (queue, socket) in queues.iter().zip(&sockets) {
+            let redirected = attachment.redirect(*queue, &**socket);
             redirected.map_err(|why| NicPortError::Kernel {
                 interface: interface.name.clone(),
                 why,
             })?;
-            halves.push((*queue as u16, rx, tx));
         }
-        let sockets: Vec<Arc<XskSocket>> = halves
-            .iter()
-            .map(|(_, rx, _)| rx.socket().clone())
-            .collect();
+        if takes_large {
+            halves.iter_mut().for_each(|(_, rx, _)| rx.expect_large());
+        }
         let copy = match sockets.iter().all(|socket| socket.zero_copy()) {
             true => "zero-copy",
             false => "copy",
         };
         let whole = config.tso == Tso::Auto && copy == "copy" && sends_large(interface);
         let opened = match whole {
+            // Those of the predecessor send them already.
             true => send_large(&mut halves, interface),
             false => Ok(()),
         };
@@ -148,7 +150,26 @@ impl NicPort {
             attachment: Some(attachment),
         };
         port.record(copy == "zero-copy");
-        port.begin(halves);
+        let large = taken::Large {
+            is_taken: takes_large,
+            is_sent: tso == "whole",
+        };
+        for (queue, socket) in port.queues.iter().zip(&port.sockets) {
+            let of_queue = (*queue as u16, socket);
+            taken::record(
+                (dataplane, number),
+                (interface.index, config),
+                of_queue,
+                large,
+            );
+        }
+        match is_running {
+            true => {
+                dataplane.own_nic(number);
+                port.show_properties();
+            }
+            false => port.begin(halves),
+        }
         Ok(port)
     }
 
@@ -189,6 +210,14 @@ impl NicPort {
         let _ = self.dataplane.change(self.number, change);
     }
 
+    fn show_properties(&self) {
+        let change = PortChange {
+            properties: Some(self.properties.clone()),
+            ..PortChange::default()
+        };
+        let _ = self.dataplane.change(self.number, change);
+    }
+
     /// Whether the port must be reopened to match its interface: its frames now take more than one buffer, or the port
     /// takes all queues and these have changed.
     pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
@@ -217,11 +246,7 @@ impl NicPort {
             }
             let mtu = ("mtu".to_owned(), now.mtu.to_string());
             self.properties.extend([mtu]);
-            let change = PortChange {
-                properties: Some(self.properties.clone()),
-                ..PortChange::default()
-            };
-            let _ = self.dataplane.change(self.number, change);
+            self.show_properties();
         }
         self.interface = now.clone();
     }
@@ -232,6 +257,9 @@ impl Drop for NicPort {
         drop(self.attachment.take());
         handover::forget(&record_name(&self.name));
         let queues = std::mem::take(&mut self.queues);
+        for queue in &queues {
+            taken::forget(&self.name, *queue as u16);
+        }
         let _ = self.dataplane.change(
             self.number,
             PortChange {
@@ -241,8 +269,58 @@ impl Drop for NicPort {
                 ..PortChange::default()
             },
         );
+        self.dataplane.close_taken_nic(self.number);
         self.dataplane.forget_addresses(self.number);
     }
+}
+
+/// Opens a socket on each queue.
+fn open_all(
+    (dataplane, number): (&Dataplane, u16),
+    interface: &Interface,
+    queues: &[u32],
+    options: &SocketOptions,
+) -> Result<Vec<(u16, XskRx, XskTx)>, NicPortError> {
+    let open = |queue: &u32| {
+        let opened = dataplane.open_socket((number, *queue), interface.index, options);
+        let opened = opened
+            .map_err(|why| NicPortError::of_socket(&interface.name, *queue, options.bind, why));
+        opened.map(|(rx, tx)| (*queue as u16, rx, tx))
+    };
+    queues.iter().map(open).collect()
+}
+
+/// The predecessor's sockets of these queues, which run; `None` if there are none. If they are others than the port needs, they
+/// are closed.
+fn running(
+    (dataplane, number): (&Dataplane, u16),
+    ifindex: u32,
+    queues: &[u32],
+    options: &SocketOptions,
+) -> Option<Vec<Arc<XskSocket>>> {
+    let running = dataplane.running_nic(number, ifindex);
+    let name = dataplane.port_name(number);
+    let fits = running.len() == queues.len();
+    let sockets = queues.iter().map(|queue| running.get(&(*queue as u16)));
+    let sockets = sockets.map(|socket| {
+        let socket = socket?;
+        (socket.multi_buffer() == options.multi_buffer).then(|| socket.clone())
+    });
+    let sockets = sockets.collect::<Option<Vec<_>>>().filter(|_| fits);
+    match &sockets {
+        Some(sockets) => {
+            let limit = options.frame_len_max;
+            sockets.iter().for_each(|one| one.set_frame_len_max(limit));
+        }
+        None => {
+            dataplane.close_taken_nic(number);
+            // The supervisor has their descriptors too; as long as they are open, the queues are busy.
+            queues
+                .iter()
+                .for_each(|queue| taken::forget(&name, *queue as u16));
+        }
+    }
+    sockets
 }
 
 /// Body of the record of an attached program. Its descriptors are those of [`Attachment::record`].

@@ -291,6 +291,8 @@ impl Uplink {
     /// Closes the port, and restores the interface's settings.
     fn close(&mut self) {
         self.drop_port();
+        // Those of the predecessor, if the port was never opened.
+        self.dataplane.close_taken_nic(self.options.number);
         let left = self.settings.take().map(|mut settings| settings.put_back());
         for why in left.into_iter().flatten() {
             let interface = &self.options.config.interface;

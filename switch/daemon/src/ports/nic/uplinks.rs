@@ -10,6 +10,7 @@ use crosspoint_netdev::{Events, LinkError, Links, Stopper, Wake};
 use super::NicPortError;
 use super::uplink::Uplink;
 use crate::dataplane::Dataplane;
+use crate::ports::gate::Gate;
 use crate::service::progress::Beat;
 
 /// Pause between attempts to follow changes again, after a failure.
@@ -32,6 +33,7 @@ pub struct UplinkOptions {
 pub struct Uplinks {
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
+    gate: Arc<Gate>,
     /// Whether opening took the link of one of them down.
     pub lost_carrier: bool,
 }
@@ -64,7 +66,9 @@ impl Uplinks {
         }
         let lost_carrier = uplinks.iter().any(|uplink| uplink.lost_carrier);
         let thread = Builder::new().name("uplinks".to_owned());
-        let thread = thread.spawn(move || run(events, links, uplinks));
+        let gate = Arc::new(Gate::new(false));
+        let of_thread = gate.clone();
+        let thread = thread.spawn(move || run(events, links, uplinks, &of_thread));
         let thread = thread.map_err(|why| {
             let what = "starting a thread";
             let said = None;
@@ -73,21 +77,38 @@ impl Uplinks {
         Ok(Uplinks {
             stopper,
             thread: Some(thread),
+            gate,
             lost_carrier,
         })
+    }
+
+    /// Follows no further change of an interface until [`release`](Self::release).
+    pub(crate) fn begin_hold(&self) {
+        self.gate.hold();
+    }
+
+    /// Whether the thread follows no change, for which this waits until `deadline`.
+    pub(crate) fn is_outside(&self, deadline: Instant) -> bool {
+        self.gate.is_outside(deadline)
+    }
+
+    /// Lets the thread go on.
+    pub(crate) fn release(&self) {
+        self.gate.release();
     }
 }
 
 impl Drop for Uplinks {
     fn drop(&mut self) {
         self.stopper.stop();
+        self.gate.release();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
+fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>, gate: &Gate) {
     let beat = Beat::new("a thread that follows interfaces");
     loop {
         beat.rest();
@@ -104,6 +125,7 @@ fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
         if wake == Wake::Stop {
             return;
         }
+        gate.enter();
         let now = Instant::now();
         for uplink in &mut uplinks {
             beat.begin();
@@ -115,5 +137,6 @@ fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
                 let _ = uplink.reconcile(&mut links);
             }
         }
+        gate.leave();
     }
 }

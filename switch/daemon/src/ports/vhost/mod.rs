@@ -3,7 +3,6 @@
 
 mod access;
 mod device;
-mod gate;
 mod handler;
 mod held;
 mod listening;
@@ -27,7 +26,6 @@ use device::Device;
 pub(crate) use device::Positions;
 pub(crate) use device::offered;
 pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
-use gate::Gate;
 use handler::Handler;
 use listening::{Current, Listening, Ready};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -40,6 +38,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use crate::dataplane::caller::{END_PAUSE, END_TIME_MAX};
 use crate::dataplane::{Attachment, Dataplane};
 use crate::handover;
+use crate::ports::gate::Gate;
 use crate::service::interrupt::interrupt;
 use crate::service::socket_file::SocketFile;
 

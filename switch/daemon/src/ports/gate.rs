@@ -1,11 +1,11 @@
-//! Stops a port's thread between two messages, while another process takes over its session.
+//! Stops a port's thread between two messages or events, while another process takes over what it has.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The port's thread is outside while it waits for its front end, and inside otherwise.
+/// The port's thread is outside while it waits for its front end, or for an event of its interface; otherwise it is inside.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(in crate::ports) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -18,7 +18,7 @@ struct State {
 
 impl Gate {
     /// A gate that is held from the start, or not.
-    pub(super) fn new(is_held: bool) -> Gate {
+    pub(in crate::ports) fn new(is_held: bool) -> Gate {
         let state = State {
             is_held,
             is_inside: false,
@@ -34,25 +34,25 @@ impl Gate {
     }
 
     /// Called by the port's thread: waits while the gate is held.
-    pub(super) fn enter(&self) {
+    pub(in crate::ports) fn enter(&self) {
         let held = |state: &mut State| state.is_held;
         let waited = self.changed.wait_while(self.lock(), held);
         waited.unwrap_or_else(PoisonError::into_inner).is_inside = true;
     }
 
-    /// Called by the port's thread before it waits for its front end.
-    pub(super) fn leave(&self) {
+    /// Called by the port's thread before it waits.
+    pub(in crate::ports) fn leave(&self) {
         self.lock().is_inside = false;
         self.changed.notify_all();
     }
 
     /// Holds the gate: the port's thread stops when it next comes to it.
-    pub(super) fn hold(&self) {
+    pub(in crate::ports) fn hold(&self) {
         self.lock().is_held = true;
     }
 
     /// Whether the port's thread is outside, for which this waits until `deadline`.
-    pub(super) fn is_outside(&self, deadline: Instant) -> bool {
+    pub(in crate::ports) fn is_outside(&self, deadline: Instant) -> bool {
         let left = deadline
             .saturating_duration_since(Instant::now())
             .max(Duration::from_millis(1));
@@ -63,7 +63,7 @@ impl Gate {
     }
 
     /// Lets the port's thread go on.
-    pub(super) fn release(&self) {
+    pub(in crate::ports) fn release(&self) {
         self.lock().is_held = false;
         self.changed.notify_all();
     }
