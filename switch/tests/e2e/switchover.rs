@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use crosspoint_guest::{Guest, GuestOptions};
 use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start, Store, WAS_STARTED};
 
-use crate::harness::{Lab, binary, connect_to, frame, guest, mac, s, wait_until};
+use crate::harness::{Host, Lab, binary, connect_to, frame, guest, mac, s, wait_until, xdp};
 
 /// A process of the switch, and this side of its connection.
 struct Switch {
@@ -123,10 +124,19 @@ fn exchange(pair: &mut [Guest; 2], from: u32, may_lose: bool, logs: &dyn Fn() ->
                 again += u32::from(tries > 0);
                 tries += 1;
                 assert_eq!(guests[sender].send(0, &[&sent]).expect("a ring"), 1);
-                let frames = guests[receiver]
-                    .receive_at_least(0, 1, s(1))
-                    .expect("a ring");
-                frames.iter().any(|(_, bytes)| *bytes == sent).then_some(())
+                // Broadcasts of hosts arrive too.
+                let end = Instant::now() + s(1);
+                let mut arrived = std::iter::repeat_with(|| {
+                    let left = end.saturating_duration_since(Instant::now());
+                    guests[receiver]
+                        .receive_at_least(0, 1, left)
+                        .expect("a ring")
+                });
+                let all = arrived.find_map(|frames| {
+                    let is_there = frames.iter().any(|(_, bytes)| *bytes == sent);
+                    (is_there || Instant::now() > end).then_some(is_there)
+                });
+                (all == Some(true)).then_some(())
             });
         }
     }
@@ -148,9 +158,35 @@ enum Fault {
     None,
 }
 
+/// Waits until `a` reaches `b`, at most five seconds, while the supervisor takes the records of `switch`.
+fn reach(supervisor: &mut Supervisor<'_>, switch: &Switch, hosts: &[Host<'_>]) {
+    let [a, b] = hosts else { return };
+    let reached = (0..50).any(|_| {
+        supervisor.catch_up(switch);
+        let ping = a
+            .command(&format!("ping -q -c 1 -W 0.1 {}", b.address))
+            .output();
+        ping.is_ok_and(|output| output.status.success())
+    });
+    assert!(reached, "{}", supervisor.logs());
+}
+
 fn fails_at(fault: Fault, packed: bool) {
-    let lab = Lab::new(s(60));
-    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
+    let lab = Lab::new(s(90));
+    let hosts: Vec<Host<'_>> = match packed {
+        false => [("a", 1), ("b", 2)]
+            .map(|(name, number)| Host::new(&lab, name, number))
+            .into(),
+        // Once is enough.
+        true => Vec::new(),
+    };
+    let mut ports = vec![guest(&lab, "g0"), guest(&lab, "g1")];
+    ports.extend(
+        ["a", "b"]
+            .iter()
+            .zip(&hosts)
+            .map(|(name, host)| xdp(name, host)),
+    );
     let mut supervisor = Supervisor::new(&lab, &ports);
     let old = supervisor.start(Start::Fresh);
     supervisor.hear(&old, Kind::Ready);
@@ -162,8 +198,9 @@ fn fails_at(fault: Fault, packed: bool) {
     supervisor.catch_up(&old);
     let logs = |supervisor: &Supervisor<'_>| supervisor.logs();
     exchange(&mut pair, 0, false, &|| logs(&supervisor));
+    reach(&mut supervisor, &old, &hosts);
     // Several times, so that rings are at other places than at their beginning.
-    for round in 1..4 {
+    for round in 1..3 {
         old.say(Kind::Hold, "");
         supervisor.hear(&old, Kind::Held);
         let new = supervisor.start(Start::Prepare);
@@ -175,11 +212,11 @@ fn fails_at(fault: Fault, packed: bool) {
             supervisor.hear(&old, Kind::Frozen);
         }
         if matches!(fault, Fault::Go | Fault::Confirmed | Fault::None) {
-            let positions = supervisor.store.remove("positions").expect("positions");
-            let sent = new
-                .link
-                .send(Kind::Record, "positions", &positions.body, &[]);
-            sent.expect("it reads");
+            for name in ["positions", "uplinks"] {
+                let record = supervisor.store.remove(name).expect("positions");
+                let sent = new.link.send(Kind::Record, name, &record.body, &[]);
+                sent.expect("it reads");
+            }
             new.say(Kind::Go, "");
             was_started = WAS_STARTED;
         }
@@ -188,6 +225,7 @@ fn fails_at(fault: Fault, packed: bool) {
             exchange(&mut pair, 10_000 * round + 1000, false, &|| {
                 logs(&supervisor)
             });
+            reach(&mut supervisor, &new, &hosts);
         }
         if fault == Fault::None {
             old.say(Kind::Leave, "");
@@ -203,6 +241,9 @@ fn fails_at(fault: Fault, packed: bool) {
             exchange(&mut pair, 10_000 * round + 2000, false, &|| {
                 logs(&supervisor)
             });
+            reach(&mut supervisor, &new, &hosts);
+            let logs = supervisor.logs();
+            assert!(!logs.contains("opened anew"), "{logs}");
             new.kill();
             return;
         }
@@ -213,6 +254,7 @@ fn fails_at(fault: Fault, packed: bool) {
         let again = exchange(&mut pair, 10_000 * round + 3000, may_lose, &|| {
             logs(&supervisor)
         });
+        reach(&mut supervisor, &old, &hosts);
         assert!(
             again <= 1,
             "{again} frames were sent again\n{}",
