@@ -30,6 +30,8 @@ pub const TX_HEADROOM: u32 = 64;
 /// Bytes before a frame that is sent, as the crate requires.
 #[cfg(feature = "xsk-rs")]
 pub use crate::crate_backend::TX_HEADROOM;
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
 /// Bytes of packet data that one UMEM frame holds for sending.
 pub const TX_ROOM: u32 = FRAME_SIZE - TX_HEADROOM;
 
@@ -172,7 +174,6 @@ impl Umem {
 
     /// Returns the length in bytes of the memory for `sockets` sockets.
     pub(crate) fn len_of(sockets: u16) -> usize {
-        const HUGE: usize = 2 << 20;
         (frames_of(sockets) * FRAME_SIZE as usize).next_multiple_of(HUGE)
     }
 
@@ -277,12 +278,7 @@ fn map(
     let base = match file {
         // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
         None => unsafe { rustix::mm::mmap_anonymous(place, len, protection, flags) }?,
-        Some(file) => {
-            let flags = MapFlags::SHARED;
-            // SAFETY: a new shared mapping at an address of the kernel's choice. The file is ours: nothing makes it
-            // shorter.
-            unsafe { rustix::mm::mmap(place, len, protection, flags, file, 0) }?
-        }
+        Some(file) => map_file(len, file)?,
     };
     // All before the first access, and all only advice: it works too on a kernel without nodes or huge pages.
     if let Some(node) = node.filter(|node| *node < u64::BITS) {
@@ -306,6 +302,32 @@ fn map(
         let _ = unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) };
     }
     Ok(base.cast())
+}
+
+/// Maps `len` bytes of `file`, where huge pages are possible: at a multiple of their size.
+#[cfg(not(feature = "xsk-rs"))]
+fn map_file(len: usize, file: BorrowedFd<'_>) -> io::Result<*mut core::ffi::c_void> {
+    let (none, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
+    let place = std::ptr::null_mut();
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing accesses.
+    let whole = unsafe { rustix::mm::mmap_anonymous(place, len + HUGE, none, flags) }?;
+    let before = whole.addr().next_multiple_of(HUGE) - whole.addr();
+    let at = whole.wrapping_byte_add(before);
+    let (both, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED | MapFlags::FIXED,
+    );
+    // SAFETY: in place of a part of our mapping. The file is ours: nothing makes it shorter.
+    let mapped = unsafe { rustix::mm::mmap(at, len, both, flags, file, 0) };
+    let rest = match mapped {
+        Ok(at) => vec![(whole, before), (at.wrapping_byte_add(len), HUGE - before)],
+        Err(_) => vec![(whole, len + HUGE)],
+    };
+    for (at, len) in rest.into_iter().filter(|(_, len)| *len > 0) {
+        // SAFETY: parts of our mapping that nothing uses.
+        let _ = unsafe { rustix::mm::munmap(at, len) };
+    }
+    Ok(mapped?)
 }
 
 /// Writes what is there.
