@@ -10,6 +10,8 @@
 //! | `session/PORT` | a connected front end | connection, memory, log, inflight region, kicks, calls |
 //! | `control`, `metrics` | the daemon's own servers | the listening socket |
 //! | `positions` | all guest rings, once they have stopped for an upgrade | |
+//! | `uplinks` | where the frames of NIC queues are, at the same time | |
+//! | `xsk/PORT/QUEUE` | the socket of an uplink's queue | socket, packet memory |
 //! | `xdp/PORT` | the program attached to an uplink's interface | map, link, promiscuous mode |
 //! | `settings/PORT` | what an uplink has changed on its interface | |
 //! | `addresses`, `counters` | learned addresses, counters | |

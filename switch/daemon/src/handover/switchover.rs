@@ -6,10 +6,10 @@
 //! | stops changes and messages, HELD | starts the successor with all records | |
 //! | forwards | | prepares everything, READY |
 //! | | FREEZE | |
-//! | stops all rings at once, sends their positions, FROZEN | GO | |
-//! | | | starts all rings at once, CONFIRMED |
+//! | stops all rings and NIC queues at once, sends their positions, FROZEN | GO | |
+//! | | | starts all of them at once, CONFIRMED |
 //! | sends its counters, ends | LEAVE | |
-//! | | ALONE | opens the uplinks |
+//! | | ALONE | follows the uplinks' interfaces |
 //!
 //! If anything fails before CONFIRMED, the supervisor ends the successor and sends RESUME.
 
