@@ -8,8 +8,8 @@
 //! | [`lab`] | switches, threads, placement, and what is observed around a trial |
 //! | [`options`] | options that several subcommands have |
 //! | [`load`] | the generators of traffic |
-//! | [`search`] | trials: at the maximum, in a search for several loss ratios, and of latency |
-//! | [`report`] | results, tables, plots |
+//! | [`trials`] | trials at the maximum and for latency, and whether they count |
+//! | [`report`] | results, tables |
 //! | [`scenarios`] | the subcommands |
 
 mod error;
@@ -20,12 +20,12 @@ mod options;
 mod random;
 mod report;
 mod scenarios;
-mod search;
 mod stats;
+mod trials;
 
 use clap::{Parser, Subcommand};
-use scenarios::options::{LargePairOptions, PairOptions, ScenarioOptions};
-use scenarios::{churn, compare, cost, fairness, feature_filter, guests, idle, lines, nic, scrape};
+use scenarios::suite_options::SuiteOptions;
+use scenarios::{churn, compare, cost, fairness, feature_filter, idle, lines, nic, scrape, suite};
 use std::process::ExitCode;
 
 /// Measures crosspoint, and other switches beside it.
@@ -41,13 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Scenarios of two guests and of many over one worker or more: rates, cycles per frame, latency
-    Suite(Box<ScenarioOptions>),
-    /// Scenarios of two guests, made of options
-    Vm(Box<PairOptions>),
-    /// Scenarios of large TCP frames between two guests, made of options
-    Tso(Box<LargePairOptions>),
-    /// Render a results file again; nothing is measured
-    Report(report::ReportOptions),
+    Suite(Box<SuiteOptions>),
     /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
     Nic(Box<nic::NicOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
@@ -70,10 +64,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Suite(options) => guests::run_named(&options),
-        Command::Vm(options) => guests::run_pairs(&options),
-        Command::Tso(options) => guests::run_large(&options),
-        Command::Report(options) => report::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Nic(options) => nic::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Idle(options) => idle::run(&options),

@@ -1,121 +1,127 @@
 //! Options that several subcommands have.
 
 use crate::error::BenchError;
+use crate::lab::crosspoint::{self, Crosspoint, Setup};
 use crate::lab::machine::Machine;
 use crate::lab::placement::Bounds;
-use clap::{Args, ValueEnum};
+use crate::lab::schedule::REALTIME;
+use crate::lab::threads::PRIORITY_POLL;
+use clap::Args;
 use crosspoint_frame::Clock;
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// Bytes of the frame check sequence: in a frame's size by convention, never on a virtio ring.
 pub const FCS_LEN: u16 = 4;
 
-/// Options of subcommands that measure switches in turn, with one worker and one generator.
-#[derive(Args, Clone, Debug)]
-pub struct PlanOptions {
-    /// Rounds: in each, every switch is started, measured and stopped
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rounds: u32,
-    /// Trials of each configuration in each round
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub trials: u32,
+/// The cores of one worker and one generator.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct CoreOptions {
     /// The core of crosspoint's worker; peers must poll on the same one
     #[arg(long, default_value_t = 1)]
     pub switch_core: usize,
     /// Core of generator and sink
     #[arg(long, default_value_t = 0)]
     pub generator_core: usize,
+}
+
+/// How often switches are measured in turn, and which trials count.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RoundOptions {
+    /// Rounds: in each, every switch is started, measured and stopped
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Trials of each configuration in each round
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub trials: u32,
     #[command(flatten)]
     pub bounds: Bounds,
-    /// Write every trial to this file, as JSON
+}
+
+/// The crosspoint that is measured, and the file of the results.
+#[derive(Args, Clone, Debug)]
+pub struct CrosspointOptions {
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// SCHED_FIFO for generator and worker during trials
+    #[arg(long)]
+    pub realtime: bool,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+/// The file of the results.
+#[derive(Args, Clone, Debug)]
+pub struct OutputOptions {
+    /// Write every value to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-impl PlanOptions {
+impl CoreOptions {
     /// This machine, with the round trip between the two cores.
     pub fn machine(&self, clock: Clock) -> Machine {
         Machine::here(self.generator_core, self.switch_core, clock)
     }
 
-    /// Checks combinations of options.
+    /// Checks combinations of options: worker and generator need a core each.
     pub fn check(&self) -> Result<(), BenchError> {
-        check_cores(self.switch_core, self.generator_core)?;
-        check_bounds(&self.bounds)
+        match self.switch_core == self.generator_core {
+            true => usage("--switch-core and --generator-core have to differ"),
+            false => Ok(()),
+        }
     }
 }
 
-/// Worker and generator need a core each.
-pub fn check_cores(switch_core: usize, generator_core: usize) -> Result<(), BenchError> {
-    match switch_core == generator_core {
-        true => usage("--switch-core and --generator-core have to differ"),
-        false => Ok(()),
+impl CrosspointOptions {
+    /// The crosspoint binary.
+    pub fn binary(&self) -> PathBuf {
+        crosspoint::binary(self.switch.as_ref())
+    }
+
+    /// Starts it.
+    pub fn start(&self, setup: &Setup) -> Result<Crosspoint, BenchError> {
+        crosspoint::start(&self.binary(), setup)
+    }
+
+    /// Starts it, with its first worker under `SCHED_FIFO` from now on if that was asked for.
+    pub fn start_realtime(&self, setup: &Setup) -> Result<Crosspoint, BenchError> {
+        let started = self.start(setup)?;
+        if self.realtime {
+            let set = started.worker.set_fifo(PRIORITY_POLL);
+            set.map_err(BenchError::io(REALTIME))?;
+        }
+        Ok(started)
     }
 }
 
-/// What is far must not be near.
-pub fn check_bounds(bounds: &Bounds) -> Result<(), BenchError> {
-    match bounds.near_ns > bounds.far_ns {
-        true => usage("--near-ns is more than --far-ns"),
-        false => Ok(()),
+impl OutputOptions {
+    /// Prints the machine and `text`, and writes `values` to the file, if there is one.
+    pub fn finish<T: Serialize + ?Sized>(
+        &self,
+        machine: &Machine,
+        text: &str,
+        values: &T,
+    ) -> Result<(), BenchError> {
+        print!("{machine}.\n\n{text}");
+        match &self.json {
+            Some(path) => crate::report::write_json(path, machine, values),
+            None => Ok(()),
+        }
     }
 }
 
 /// An error of options that cannot be combined.
-pub fn usage<T>(what: &str) -> Result<T, BenchError> {
+pub fn usage<T>(what: impl Into<String>) -> Result<T, BenchError> {
     Err(BenchError::Usage(what.into()))
 }
 
-/// Options that describe one thing together must be given equally often.
-pub fn check_equally_often(names: &str, counts: &[usize]) -> Result<(), BenchError> {
-    match counts.windows(2).all(|pair| pair[0] == pair[1]) {
-        true => Ok(()),
-        false => usage(&format!(
-            "{names} go together: give each of them equally often"
-        )),
-    }
-}
-
-/// Direction of the traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Direction {
-    /// From the first guest to the second.
-    OneWay,
-    /// In both directions at the same time.
-    Both,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Toggle {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-impl Toggle {
-    /// As a `bool`.
-    pub fn is_on(self) -> bool {
-        self == Self::On
-    }
-}
-
-/// Parses the size of a virtqueue.
-pub fn ring_size(text: &str) -> Result<u16, String> {
-    match text.parse::<u16>() {
-        Ok(size) if size.is_power_of_two() && (2..=32768).contains(&size) => Ok(size),
-        _ => Err("a power of two from 2 to 32768".into()),
-    }
-}
-
-/// Parses two paths with a comma between them.
-pub fn socket_pair(text: &str) -> Result<[PathBuf; 2], String> {
-    match text.split_once(',') {
-        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(',') => {
-            Ok([a.into(), b.into()])
-        }
-        _ => Err("two paths with a comma between".into()),
+/// An error if rows or scenarios failed, whose reasons were shown.
+pub fn check_failed(count: usize) -> Result<(), BenchError> {
+    match count {
+        0 => Ok(()),
+        _ => usage(format!("{count} failed: see above")),
     }
 }
 
@@ -132,12 +138,9 @@ pub mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
-        assert!(ring_size("255").is_err());
-        assert!(socket_pair("/a").is_err() && socket_pair("/a,/b,/c").is_err());
-        let check = |arguments: &[&str]| parse::<PlanOptions>(arguments).check();
-        assert!(check(&[]).is_ok());
-        assert!(check(&["--generator-core", "1"]).is_err());
-        assert!(check(&["--near-ns", "300"]).is_err());
+    fn worker_and_generator_need_a_core_each() {
+        assert!(parse::<CoreOptions>(&[]).check().is_ok());
+        let same: CoreOptions = parse(&["--generator-core", "1"]);
+        assert!(same.check().is_err());
     }
 }

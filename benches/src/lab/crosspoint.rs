@@ -1,8 +1,8 @@
 //! The crosspoint binary: with one busy worker and two guest ports, or configured by a [`Setup`].
 
 use super::metrics::Counters;
-use super::peer::Ports;
 use super::process::{Process as Child, START_MAX, is_socket, wait_until};
+use super::switches::{Ports, Running};
 use super::threads::Thread;
 use crate::error::BenchError;
 use crate::interrupt;
@@ -65,6 +65,22 @@ pub struct Crosspoint {
     pub file: PathBuf,
     /// Its control socket.
     pub control: PathBuf,
+}
+
+impl Crosspoint {
+    /// The same as a switch of any kind, whose workers have these cores.
+    pub fn into_running(self, cores: &[usize]) -> Running {
+        let worker = |(number, core): (usize, &usize)| {
+            let name = format!("worker-{number}");
+            (*core, Thread::named_on_core(&name, *core))
+        };
+        Running {
+            ports: self.ports.clone(),
+            workers: cores.iter().enumerate().map(worker).collect(),
+            metrics: Some(self.metrics),
+            _kept: Some(Box::new(self)),
+        }
+    }
 }
 
 /// The crosspoint binary: as given, or beside this one.
@@ -183,12 +199,5 @@ mod tests {
         assert!(text.contains("socket = \"/t/b.sock\""), "{text}");
         let lines: Vec<&str> = text.matches("queue_pairs = 4\n[[port]]").collect();
         assert_eq!(lines.len(), 1, "the first guest's alone: {text}");
-    }
-
-    #[test]
-    fn every_guest_port_has_a_name_of_its_own() {
-        let names: std::collections::BTreeSet<_> = (0..100).map(guest_name).collect();
-        assert_eq!(names.len(), 100);
-        assert_eq!(guest_name(1), "b");
     }
 }

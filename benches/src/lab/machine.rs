@@ -3,7 +3,7 @@
 use crate::lab::placement::{Probe, probe};
 use crate::lab::threads::pin;
 use crosspoint_frame::Clock;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 const HAS_HYPERVISOR: u32 = 1 << 31;
 
 /// A machine.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Machine {
     /// The processor's name, as it reports it.
     pub cpu: String,
@@ -49,7 +49,7 @@ pub struct Machine {
 }
 
 /// A cache of a core.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cache {
     /// 1 for the nearest.
     pub level: u32,
@@ -218,27 +218,6 @@ pub mod tests {
         assert_eq!(field(info, "model"), Some("85"));
         assert_eq!(field("", "model"), None);
         assert_eq!(vectors(info), ["avx2"]);
-    }
-
-    #[test]
-    fn caches_are_read_until_there_is_none() {
-        let directory = tempfile::tempdir().unwrap();
-        for (number, size) in [(0, "32K"), (1, "1024K")] {
-            let cache = directory.path().join(format!("index{number}"));
-            fs::create_dir(&cache).unwrap();
-            let level = (number + 1).to_string();
-            for (name, text) in [
-                ("level", level.as_str()),
-                ("type", "Data"),
-                ("size", size),
-                ("shared_cpu_list", "0-1"),
-            ] {
-                fs::write(cache.join(name), format!("{text}\n")).unwrap();
-            }
-        }
-        let found = caches(directory.path());
-        assert_eq!(found.len(), 2);
-        assert_eq!((found[1].level, found[1].size_kib), (2, 1024));
     }
 
     #[test]

@@ -10,19 +10,19 @@
 //! | [`placement`] | how far apart two cores are, and their clocks |
 //! | [`threads`] | finding, pinning and scheduling threads; their waiting time |
 //! | [`schedule`] | switches in turn, and work on a core |
-//! | [`trial`], [`watch`] | observations around each trial, and why it is discarded |
+//! | [`observe`], [`watch`] | observations around each trial, and why it is discarded |
 
 pub mod cpu_times;
 pub mod crosspoint;
 pub mod machine;
 pub mod metrics;
 pub mod nic_switches;
+pub mod observe;
 pub mod peer;
 pub mod placement;
 pub mod process;
 pub mod schedule;
 pub mod switches;
 pub mod threads;
-pub mod trial;
 pub mod watch;
 pub mod wire;

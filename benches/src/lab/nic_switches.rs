@@ -1,12 +1,11 @@
 //! The measured switches, between the interfaces of [`wire`] or between a guest and one of them.
 
 use super::crosspoint::{self, Setup};
-use super::peer::{self, Peer, Ports};
-use super::switches::Running;
+use super::switches::{PeerSwitch, Place, Ports, Running};
 use super::wire::{self, NEAR};
 use crate::error::BenchError;
 use clap::ValueEnum;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The peers' directory for files.
 const PEER_FILES: &str = "/run/crosspoint-bench-nic";
@@ -26,21 +25,6 @@ pub enum Switch {
     BridgeRps,
     /// No switch: the generator's frames are counted at the near end.
     None,
-}
-
-/// Paths to the switches, and their cores.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// The core of the switch's worker.
-    pub switch_core: usize,
-    /// The core of everything else.
-    pub generator_core: usize,
-    /// The crosspoint binary.
-    pub crosspoint: PathBuf,
-    /// The folder of the peers' scripts.
-    pub peers: PathBuf,
-    /// Start of the name of testpmd's polling thread.
-    pub testpmd_thread: String,
 }
 
 /// Removes the bridge when dropped.
@@ -65,79 +49,47 @@ impl Switch {
     }
 
     /// Creates new wires, and starts the switch between both, or between a guest and the second.
-    pub fn start(self, has_guest: bool, places: &Places) -> Result<Running, BenchError> {
+    pub fn start(self, has_guest: bool, place: &Place) -> Result<Running, BenchError> {
         wire::lay()?;
-        let core = places.switch_core;
+        let core = place.cores[0];
+        let mut running = Running {
+            workers: vec![(core, None)],
+            ..Running::default()
+        };
         match self {
-            Self::Crosspoint => start_crosspoint(has_guest, places),
-            Self::Ovs => self.peer(has_guest, places, "ovs-dpdk.sh", &format!("pmd-c{core:02}")),
-            Self::Testpmd => self.peer(has_guest, places, "testpmd.sh", &places.testpmd_thread),
+            Self::Crosspoint => return start_crosspoint(has_guest, place),
+            Self::Ovs => return start_peer("ovs-dpdk", has_guest, place),
+            Self::Testpmd => return start_peer("testpmd-io", has_guest, place),
             Self::Bridge | Self::BridgeRps => {
-                let running = Running {
-                    workers: vec![(core, None)],
-                    _kept: Some(Box::new(Bridge)),
-                    ..Running::default()
-                };
+                running._kept = Some(Box::new(Bridge));
                 wire::bridge((self == Self::BridgeRps).then_some(core))?;
-                Ok(running)
             }
-            Self::None => Ok(Running {
-                workers: vec![(core, None)],
-                ..Running::default()
-            }),
+            Self::None => {}
         }
-    }
-
-    fn peer(
-        self,
-        has_guest: bool,
-        places: &Places,
-        script: &str,
-        thread: &str,
-    ) -> Result<Running, BenchError> {
-        let script = places.peers.join(script);
-        let ports = if has_guest { "mixed" } else { "af_xdp" };
-        let line = |what: &str| {
-            format!(
-                "PORTS={ports} RUN={PEER_FILES} PMD_CORE={} OTHER_CORE={} '{}' {what}",
-                places.switch_core,
-                places.generator_core,
-                script.display()
-            )
-        };
-        let peer = Peer {
-            name: self.name(),
-            start: line("start"),
-            stop: line("stop"),
-            ports: None,
-            thread: thread.to_owned(),
-        };
-        let (worker, process) = peer::start(&peer, places.switch_core)?;
-        let ports = Ports {
-            sockets: vec![Path::new(PEER_FILES).join("a")],
-            guests_listen: false,
-        };
-        Ok(Running {
-            ports,
-            workers: vec![(places.switch_core, worker)],
-            metrics: None,
-            _kept: Some(Box::new(process)),
-        })
+        Ok(running)
     }
 }
 
-fn start_crosspoint(has_guest: bool, places: &Places) -> Result<Running, BenchError> {
+fn start_peer(kind: &str, has_guest: bool, place: &Place) -> Result<Running, BenchError> {
+    let peer: PeerSwitch = kind.parse().map_err(BenchError::Usage)?;
+    let ports = if has_guest { "mixed" } else { "af_xdp" };
+    let files = Path::new(PEER_FILES);
+    Ok(Running {
+        ports: Ports {
+            sockets: vec![files.join("a")],
+            guests_listen: false,
+        },
+        ..peer.start_script(files, &format!("PORTS={ports}"), place)?
+    })
+}
+
+fn start_crosspoint(has_guest: bool, place: &Place) -> Result<Running, BenchError> {
     let near = &NEAR[usize::from(has_guest)..];
     let setup = Setup {
         guests: usize::from(has_guest),
         interfaces: near.iter().map(|name| (*name).to_owned()).collect(),
-        ..Setup::busy(places.switch_core)
+        ..Setup::busy(place.cores[0])
     };
-    let switch = crosspoint::start(&places.crosspoint, &setup)?;
-    Ok(Running {
-        ports: switch.ports.clone(),
-        workers: vec![(places.switch_core, Some(switch.worker))],
-        metrics: Some(switch.metrics),
-        _kept: Some(Box::new(switch)),
-    })
+    let switch = crosspoint::start(&place.binary, &setup)?;
+    Ok(switch.into_running(&place.cores))
 }

@@ -5,9 +5,10 @@
 //! equally far apart.
 
 use super::threads::{PRIORITY_MEASURE, Thread, pin};
+use crate::error::BenchError;
 use clap::{Args, ValueEnum};
 use crosspoint_frame::{Clock, tsc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub struct Probe {
 }
 
 /// The bounds within which trials are compared with each other.
-#[derive(Args, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Args, Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bounds {
     /// A line's round trip below this is `near`
     #[arg(long, default_value_t = 150.0, value_name = "NS")]
@@ -51,7 +52,7 @@ pub struct Bounds {
 }
 
 /// Distance of two cores before and after a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// They share a cache.
@@ -63,7 +64,20 @@ pub enum Placement {
     Mixed,
 }
 
+impl Bounds {
+    /// What is far must not be near.
+    pub fn check(&self) -> Result<(), BenchError> {
+        match self.near_ns > self.far_ns {
+            true => Err(BenchError::Usage("--near-ns is more than --far-ns".into())),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Placement {
+    /// All placements, in the order of tables.
+    pub const ALL: [Self; 3] = [Self::Near, Self::Far, Self::Mixed];
+
     /// Classifies the round trips before and after, in nanoseconds.
     pub fn classify(round_trips_ns: [Option<f64>; 2], bounds: &Bounds) -> Self {
         match round_trips_ns {
@@ -190,29 +204,18 @@ fn answer(table: &Table, core: usize, time_max: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const BOUNDS: Bounds = Bounds {
-        near_ns: 150.0,
-        far_ns: 250.0,
-        wait_max: 2.0,
-    };
-
-    fn classify(before: f64, after: f64) -> Placement {
-        Placement::classify([Some(before), Some(after)], &BOUNDS)
-    }
+    use crate::options::tests::parse;
 
     #[test]
     fn both_probes_have_to_agree() {
-        assert_eq!(classify(80.0, 110.0), Placement::Near);
-        assert_eq!(classify(300.0, 470.0), Placement::Far);
-        assert_eq!(classify(80.0, 300.0), Placement::Mixed);
-        assert_eq!(classify(300.0, 80.0), Placement::Mixed);
-        assert_eq!(classify(200.0, 200.0), Placement::Mixed);
-    }
-
-    #[test]
-    fn an_unknown_round_trip_is_mixed() {
-        let placement = Placement::classify([Some(80.0), None], &BOUNDS);
-        assert_eq!(placement, Placement::Mixed);
+        let bounds: Bounds = parse(&[]);
+        let classify = |before, after| Placement::classify([Some(before), after], &bounds);
+        assert_eq!(classify(80.0, Some(110.0)), Placement::Near);
+        assert_eq!(classify(300.0, Some(470.0)), Placement::Far);
+        for (before, after) in [(80.0, Some(300.0)), (200.0, Some(200.0)), (80.0, None)] {
+            assert_eq!(classify(before, after), Placement::Mixed);
+        }
+        let crossed: Bounds = parse(&["--near-ns", "300"]);
+        assert!(bounds.check().is_ok() && crossed.check().is_err());
     }
 }

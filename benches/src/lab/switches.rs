@@ -2,7 +2,7 @@
 //! scenario needs.
 
 use super::crosspoint::{self, Setup};
-use super::peer::{self, Peer, Ports};
+use super::peer::Peer;
 use super::threads::Thread;
 use crate::error::BenchError;
 use rustix::fs::FlockOperation;
@@ -16,7 +16,7 @@ use std::str::FromStr;
 /// Start of the paths of the peers' files; the names follow.
 const RUN: &str = "/run/crosspoint-bench-suite";
 /// Names of testpmd's forwarding threads, by DPDK version.
-const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
+pub const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
 /// Limits of the size of crosspoint's address table.
 const TABLE_MIN: u32 = 28_672;
@@ -25,6 +25,15 @@ const TABLE_MAX: u32 = 458_752;
 /// `RTE_MAX_ETHPORTS` of DPDK as distributions build it.
 const TESTPMD_PORTS_MAX: usize = 32;
 
+/// The sockets between guests and a switch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// One socket per port.
+    pub sockets: Vec<PathBuf>,
+    /// The guests listen, and the switch connects.
+    pub guests_listen: bool,
+}
+
 /// A switch that has not been started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
@@ -32,10 +41,6 @@ pub enum Switch {
     Crosspoint,
     /// Another switch, started by a script.
     Peer(PeerSwitch),
-    /// Another switch with two ports, started by commands.
-    Commands(Peer),
-    /// A switch with two ports that is running already.
-    Running(Ports),
 }
 
 /// A switch that a script starts.
@@ -82,13 +87,14 @@ impl Need {
 }
 
 /// Paths and cores for starting a switch.
-pub struct Place<'a> {
+#[derive(Clone, Debug)]
+pub struct Place {
     /// The crosspoint binary.
-    pub binary: &'a Path,
+    pub binary: PathBuf,
     /// The scripts' directory.
-    pub peers_dir: &'a Path,
+    pub peers_dir: PathBuf,
     /// A core for each worker.
-    pub cores: &'a [usize],
+    pub cores: Vec<usize>,
     /// A core for the peers' other threads.
     pub other_core: usize,
 }
@@ -112,21 +118,13 @@ impl Switch {
         match self {
             Self::Crosspoint => crosspoint::NAME.into(),
             Self::Peer(peer) => peer.name.clone(),
-            Self::Commands(peer) => peer.name.clone(),
-            Self::Running(ports) => ports.sockets[0].display().to_string(),
         }
     }
 
     /// Why it does not serve `need`, if it does not.
     pub fn lacks(&self, need: &Need) -> Option<&'static str> {
-        let kind = match self {
-            Self::Crosspoint => return None,
-            Self::Peer(peer) => peer.kind,
-            Self::Commands(_) | Self::Running(_) => {
-                return (need.ports != 2).then_some("has two ports");
-            }
-        };
-        match kind {
+        let Self::Peer(peer) = self else { return None };
+        match peer.kind {
             Kind::Ovs => None,
             _ if need.ports > TESTPMD_PORTS_MAX => Some("DPDK has 32 ports at most"),
             _ if !need.is_of_pairs => Some("forwards between pairs of ports only"),
@@ -142,57 +140,27 @@ impl Switch {
         match self {
             Self::Crosspoint => start_crosspoint(need, place),
             Self::Peer(peer) => peer.start(need, place),
-            Self::Commands(peer) => {
-                let core = place.cores[0];
-                let (worker, process) = peer::start(peer, core)?;
-                let ports = peer.ports.clone();
-                Ok(Running {
-                    ports: ports
-                        .ok_or_else(|| BenchError::backend(&peer.name, "has no sockets"))?,
-                    workers: vec![(core, worker)],
-                    metrics: None,
-                    _kept: Some(Box::new(process)),
-                })
-            }
-            Self::Running(ports) => Ok(Running {
-                ports: ports.clone(),
-                workers: vec![(place.cores[0], None)],
-                metrics: None,
-                _kept: None,
-            }),
         }
     }
 }
 
 fn start_crosspoint(need: Need, place: &Place) -> Result<Running, BenchError> {
-    let table = need.table();
-    let no_limit = table.map(|_| "mac_limit = 0\n".to_owned());
-    let setup = Setup {
-        cores: place.cores.to_vec(),
+    let mut setup = Setup {
+        cores: place.cores.clone(),
         guests: need.ports,
-        guest_lines: no_limit.map_or(Vec::new(), |line| vec![line; need.ports]),
-        switch_lines: table.map_or(String::new(), |entries| {
-            format!("fdb_capacity = {entries}\n")
-        }),
         ..Setup::busy(place.cores[0])
     };
-    let switch = crosspoint::start(place.binary, &setup)?;
+    if let Some(entries) = need.table() {
+        setup.switch_lines = format!("fdb_capacity = {entries}\n");
+        setup.guest_lines = vec!["mac_limit = 0\n".into(); need.ports];
+    }
+    let switch = crosspoint::start(&place.binary, &setup)?;
+    let (file, control) = (switch.file.display(), switch.control.display());
     eprintln!(
-        "  {}, --socket {}, metrics on {}",
-        switch.file.display(),
-        switch.control.display(),
+        "  {file}, --socket {control}, metrics on {}",
         switch.metrics
     );
-    let worker = |(number, core): (usize, &usize)| {
-        let name = format!("worker-{number}");
-        (*core, Thread::named_on_core(&name, *core))
-    };
-    Ok(Running {
-        ports: switch.ports.clone(),
-        workers: place.cores.iter().enumerate().map(worker).collect(),
-        metrics: Some(switch.metrics),
-        _kept: Some(Box::new(switch)),
-    })
+    Ok(switch.into_running(&place.cores))
 }
 
 impl FromStr for PeerSwitch {
@@ -213,6 +181,8 @@ impl FromStr for PeerSwitch {
             kind,
             environment: Vec::new(),
         };
+        let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+        let is_variable = |name: &str| !name.is_empty() && name.chars().all(is_part);
         for word in words {
             match word.split_once('=') {
                 Some(("name", name)) if !name.is_empty() => peer.name = name.into(),
@@ -220,9 +190,8 @@ impl FromStr for PeerSwitch {
                     peer.environment.push((variable.into(), value.into()));
                 }
                 _ => {
-                    return Err(format!(
-                        "'{word}': name=NAME, or VARIABLE=VALUE for its script"
-                    ));
+                    let usage = "name=NAME, or VARIABLE=VALUE for its script";
+                    return Err(format!("'{word}': {usage}"));
                 }
             }
         }
@@ -230,24 +199,47 @@ impl FromStr for PeerSwitch {
     }
 }
 
-fn is_variable(name: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
-    !name.is_empty() && name.chars().all(is_part)
-}
-
 impl PeerSwitch {
     fn start(&self, need: Need, place: &Place) -> Result<Running, BenchError> {
         let run = PathBuf::from(format!("{RUN}-{}", self.name));
-        let script = self.script(place.peers_dir)?;
-        let line = |what: &str| self.line(&script, &run, need, place, what);
+        let ports = if need.large { "vhost-tso" } else { "vhost" };
+        let mut variables = format!("PORTS={ports} COUNT={}", need.ports);
+        if let Some(entries) = need.table() {
+            let _ = write!(variables, " ADDRESSES={entries}");
+        }
+        let socket = |port: usize| run.join(format!("p{port}"));
+        Ok(Running {
+            ports: Ports {
+                sockets: (0..need.ports).map(socket).collect(),
+                guests_listen: need.large && self.kind == Kind::Ovs,
+            },
+            ..self.start_script(&run, &variables, place)?
+        })
+    }
+
+    /// Starts it by its script, with its files in `run`. Returns it without the sockets of its ports.
+    pub fn start_script(
+        &self,
+        run: &Path,
+        variables: &str,
+        place: &Place,
+    ) -> Result<Running, BenchError> {
+        let script = place.peers_dir.join(match self.kind {
+            Kind::Ovs => "ovs-dpdk.sh",
+            Kind::TestpmdIo | Kind::TestpmdMac => "testpmd.sh",
+        });
+        if !script.exists() {
+            let what = format!("{} is missing: --peers-dir", script.display());
+            return Err(BenchError::Usage(what));
+        }
+        let line = |what: &str| self.line(&script, run, variables, place) + what;
         let peer = Peer {
             name: self.name.clone(),
             start: line("start"),
             stop: line("stop"),
-            ports: None, // the scripts end when all ports are there
             thread: String::new(),
         };
-        let (_, process) = peer::start(&peer, place.cores[0])?;
+        let (_, process) = peer.start(place.cores[0])?;
         let worker = |core: &usize| (*core, self.worker(*core));
         let workers: Vec<_> = place.cores.iter().map(worker).collect();
         if let Some((core, _)) = workers.iter().find(|(_, thread)| thread.is_none()) {
@@ -255,65 +247,37 @@ impl PeerSwitch {
             return Err(BenchError::backend(&self.name, what));
         }
         Ok(Running {
-            ports: Ports {
-                sockets: (0..need.ports)
-                    .map(|port| run.join(format!("p{port}")))
-                    .collect(),
-                guests_listen: need.large && self.kind == Kind::Ovs,
-            },
             workers,
-            metrics: None,
             _kept: Some(Box::new(process)),
+            ..Running::default()
         })
     }
 
-    fn script(&self, peers_dir: &Path) -> Result<PathBuf, BenchError> {
-        let name = match self.kind {
-            Kind::Ovs => "ovs-dpdk.sh",
-            Kind::TestpmdIo | Kind::TestpmdMac => "testpmd.sh",
-        };
-        let path = peers_dir.join(name);
-        match path.exists() {
-            true => Ok(path),
-            false => {
-                let what = format!("{} is missing: --peers-dir", path.display());
-                Err(BenchError::Usage(what))
-            }
-        }
-    }
-
-    /// A shell command.
-    fn line(&self, script: &Path, run: &Path, need: Need, place: &Place, what: &str) -> String {
+    /// A shell command without its last argument.
+    fn line(&self, script: &Path, run: &Path, variables: &str, place: &Place) -> String {
         let cores: Vec<String> = place.cores.iter().map(usize::to_string).collect();
-        let ports = if need.large { "vhost-tso" } else { "vhost" };
         let mode = match self.kind {
             Kind::TestpmdMac => "mac",
             _ => "io",
         };
-        let mut line = format!(
-            "RUN='{}' PORTS={ports} COUNT={} PMD_CORE={} OTHER_CORE={} MODE={mode}",
-            run.display(),
-            need.ports,
-            cores.join(","),
-            place.other_core,
-        );
-        if let Some(entries) = need.table() {
-            let _ = write!(line, " ADDRESSES={entries}");
-        }
+        let (run, cores, other) = (run.display(), cores.join(","), place.other_core);
+        let mut line =
+            format!("RUN='{run}' {variables} PMD_CORE={cores} OTHER_CORE={other} MODE={mode}");
         for (variable, value) in &self.environment {
             let _ = write!(line, " {variable}='{value}'");
         }
-        line + &format!(" '{}' {what}", script.display())
+        line + &format!(" '{}' ", script.display())
     }
 
     /// Its polling thread on `core`.
     fn worker(&self, core: usize) -> Option<Thread> {
-        match self.kind {
-            Kind::Ovs => Thread::named_on_core(&format!("pmd-c{core:02}"), core),
-            _ => TESTPMD_THREADS
-                .iter()
-                .find_map(|name| Thread::named_on_core(name, core)),
-        }
+        let pmd = format!("pmd-c{core:02}");
+        let names = match self.kind {
+            Kind::Ovs => &[pmd.as_str()][..],
+            _ => &TESTPMD_THREADS,
+        };
+        let mut names = names.iter();
+        names.find_map(|name| Thread::named_on_core(name, core))
     }
 }
 
@@ -321,24 +285,21 @@ impl PeerSwitch {
 pub fn lock_peers() -> Result<File, BenchError> {
     let path = format!("{RUN}.lock");
     let file = File::create(&path).map_err(BenchError::io(&path))?;
-    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-    match locked {
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(BenchError::Usage("another run has peers running".into())),
     }
 }
 
 /// Directory of the scripts: as given, or in the source tree from which this binary was built, if it is still there.
-pub fn peers_dir(given: Option<&Path>) -> PathBuf {
+pub fn peers_dir(given: Option<&PathBuf>) -> PathBuf {
     let above = || {
         let binary = std::env::current_exe().ok()?;
         let mut above = binary.ancestors().map(|path| path.join("benches/peers"));
         above.find(|path| path.is_dir())
     };
-    given
-        .map(Path::to_path_buf)
-        .or_else(above)
-        .unwrap_or_else(|| "benches/peers".into())
+    let found = given.cloned().or_else(above);
+    found.unwrap_or_else(|| "benches/peers".into())
 }
 
 #[cfg(test)]
@@ -349,37 +310,18 @@ mod tests {
     fn a_peer_is_its_kind_a_name_and_what_its_script_is_told() {
         let peer: PeerSwitch = "ovs-dpdk,ROOT=/srv/trixie,name=ovs35".parse().unwrap();
         assert_eq!(peer.name, "ovs35");
-        let need = Need {
-            ports: 8,
-            large: false,
-            is_of_pairs: true,
-            addresses: 4000,
-        };
         let place = Place {
-            binary: Path::new("crosspoint"),
-            peers_dir: Path::new("/x"),
-            cores: &[1, 2],
+            binary: "crosspoint".into(),
+            peers_dir: "/x".into(),
+            cores: vec![1, 2],
             other_core: 0,
         };
-        let line = peer.line(
-            Path::new("/x/ovs-dpdk.sh"),
-            Path::new("/run/y"),
-            need,
-            &place,
-            "start",
-        );
         assert_eq!(
-            line,
-            "RUN='/run/y' PORTS=vhost COUNT=8 PMD_CORE=1,2 OTHER_CORE=0 MODE=io ADDRESSES=32000 ROOT='/srv/trixie' '/x/ovs-dpdk.sh' start"
+            peer.line(Path::new("/x/s.sh"), Path::new("/y"), "PORTS=vhost", &place),
+            "RUN='/y' PORTS=vhost PMD_CORE=1,2 OTHER_CORE=0 MODE=io ROOT='/srv/trixie' '/x/s.sh' "
         );
-        for wrong in [
-            "",
-            "ovs",
-            "ovs-dpdk,ROOT",
-            "ovs-dpdk,x=y",
-            "testpmd-io,A='",
-            "testpmd-io,name=",
-        ] {
+        let wrong = "/ovs/ovs-dpdk,ROOT/ovs-dpdk,x=y/testpmd-io,A='/testpmd-io,name=";
+        for wrong in wrong.split('/') {
             assert!(wrong.parse::<PeerSwitch>().is_err(), "{wrong}");
         }
     }
@@ -387,23 +329,20 @@ mod tests {
     #[test]
     fn testpmd_does_pairs_only_and_no_large_frames_in_mode_mac() {
         let testpmd = Switch::Peer("testpmd-mac".parse().unwrap());
-        let ovs = Switch::Peer("ovs-dpdk".parse().unwrap());
-        let two = Switch::Running(Ports::default());
-        let need = |ports, is_of_pairs, large| Need {
-            ports,
-            large,
-            is_of_pairs,
-            addresses: 1,
-        };
-        for (need, able) in [
-            (need(2, true, false), [true, true]),
-            (need(32, true, false), [true, false]),
-            (need(34, true, false), [false, false]),
-            (need(4, false, false), [false, false]),
-            (need(2, true, true), [false, true]),
+        for (ports, is_of_pairs, large, able) in [
+            (32, true, false, true),
+            (34, true, false, false),
+            (4, false, false, false),
+            (2, true, true, false),
         ] {
-            assert_eq!([&testpmd, &two].map(|s| s.lacks(&need).is_none()), able);
-            assert!(ovs.lacks(&need).is_none() && Switch::Crosspoint.lacks(&need).is_none());
+            let need = Need {
+                ports,
+                large,
+                is_of_pairs,
+                addresses: 1,
+            };
+            assert_eq!(testpmd.lacks(&need).is_none(), able, "{need:?}");
+            assert!(Switch::Crosspoint.lacks(&need).is_none());
         }
     }
 }

@@ -73,7 +73,7 @@ impl Thread {
 
     /// Nanoseconds that the thread was ready to run, but did not run.
     pub fn waited_ns(self) -> Option<u64> {
-        parse_schedstat(&self.read("schedstat").ok()?)
+        self.schedstat(1)
     }
 
     /// Its line in /proc with times and other values (proc(5)).
@@ -83,8 +83,13 @@ impl Thread {
 
     /// Nanoseconds that the thread ran on a core.
     pub fn ran_ns(self) -> Option<u64> {
+        self.schedstat(0)
+    }
+
+    /// A number of schedstat: time on a core, time waiting for one (both in ns), time slices.
+    fn schedstat(self, index: usize) -> Option<u64> {
         let line = self.read("schedstat").ok()?;
-        line.split_whitespace().next()?.parse().ok()
+        line.split_whitespace().nth(index)?.parse().ok()
     }
 
     /// `SCHED_FIFO`: only threads of a higher priority take the core. Threads that it starts have ordinary scheduling.
@@ -130,11 +135,6 @@ fn numbers(directory: &str) -> impl Iterator<Item = i32> + use<> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The waiting time in a schedstat line: time on a core, time waiting for one (both in ns), time slices.
-fn parse_schedstat(line: &str) -> Option<u64> {
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
 fn allowed_cores(status: &str) -> Option<&str> {
     let line = status
         .lines()
@@ -147,31 +147,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_number_is_the_wait() {
-        assert_eq!(parse_schedstat("123 456 7\n"), Some(456));
-        assert_eq!(parse_schedstat("123"), None);
-    }
-
-    #[test]
-    fn allowed_cores_are_a_list() {
-        assert_eq!(
-            allowed_cores("Name:\tx\nCpus_allowed_list:\t1\n"),
-            Some("1")
-        );
-        assert_eq!(allowed_cores("Name:\tx\n"), None);
-    }
-
-    #[test]
-    fn a_thread_finds_itself() {
+    fn a_thread_finds_itself_and_its_times() {
         let name = "bench-finds-me";
-        let found = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(|| (Thread::current(), Thread::named(std::process::id(), name)))
-            .unwrap()
-            .join()
-            .unwrap();
+        let find = || (Thread::current(), Thread::named(std::process::id(), name));
+        let builder = std::thread::Builder::new().name(name.into());
+        let found = builder.spawn(find).unwrap().join().unwrap();
         assert_eq!(found.1, Some(found.0));
         assert!(Thread::current().waited_ns().is_some());
         assert!(Thread::current().ran_ns() > Some(0));
+        let status = "Name:\tx\nCpus_allowed_list:\t1\n";
+        assert_eq!(allowed_cores(status), Some("1"));
     }
 }

@@ -1,10 +1,10 @@
 //! Observations around each trial.
 
 use super::metrics::Counters;
+use super::observe::Observed;
 use super::placement::{Bounds, Placement, Probe, probe};
 use super::schedule::{REALTIME, on_core};
 use super::threads::{PRIORITY_POLL, Thread};
-use super::trial::Observed;
 use crate::error::BenchError;
 use crosspoint_frame::Clock;
 use std::net::SocketAddr;
@@ -199,11 +199,7 @@ mod tests {
     #[test]
     fn several_pairs_of_cores_are_somewhere_only_when_all_are_there() {
         let crew = Crew {
-            bounds: Bounds {
-                near_ns: 150.0,
-                far_ns: 250.0,
-                wait_max: 2.0,
-            },
+            bounds: crate::options::tests::parse(&[]),
             realtime: false,
             clock: Clock::calibrate(),
             metrics: None,
@@ -219,11 +215,5 @@ mod tests {
         assert_eq!(of(&both, &both), ([Some(400.0); 2], Placement::Mixed));
         assert_eq!(of(&near, &[Some(80.0), None]).1, Placement::Mixed);
         assert_eq!(of(&[], &[]), ([None; 2], Placement::Mixed));
-    }
-
-    #[test]
-    fn the_wait_is_that_of_the_thread_that_waited_most() {
-        assert_eq!(Wait::start([]).percent(), None);
-        assert!(Wait::start([Thread::current()]).percent() >= Some(0.0));
     }
 }

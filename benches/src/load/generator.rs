@@ -1,7 +1,6 @@
 //! The work of one generator's thread: it visits its guests in turn, as fast as possible.
 
 use super::idle_guests::Quiet;
-use super::runs;
 use crate::error::BenchError;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
@@ -71,7 +70,7 @@ pub struct Sink {
     order: Order,
 }
 
-/// Checks the order in which frames arrive.
+/// Tells frames of this trial from late ones of an earlier trial.
 struct Order {
     /// The only sender, if there is only one.
     only: Option<usize>,
@@ -121,8 +120,6 @@ pub struct Outcome {
     pub polls_full: u64,
     /// Cycles from stamp to sink.
     pub latency: Histogram<u64>,
-    /// Lengths of runs of lost frames, up to the last frame that arrived.
-    pub runs: Histogram<u64>,
     /// Cycles that the first frame of a quiet guest took.
     pub first: Histogram<u64>,
     /// Cycles of an iteration: from one visit of a guest to the next.
@@ -133,7 +130,8 @@ pub struct Outcome {
     pub away: u64,
     /// The longest time without a frame, if a job lasts until it is stopped.
     pub gap: Gap,
-    /// For each sink of trials with a rate: sequence numbers after the last frame that arrived, by guest.
+    /// For each sink of trials with a rate: its only sender if it has one, and sequence numbers after the last frame that
+    /// arrived, by guest.
     pub next: Vec<(Option<usize>, Vec<u16>)>,
 }
 
@@ -211,21 +209,22 @@ impl Sender {
 }
 
 impl Order {
-    /// Records a frame, and returns the number of frames lost before it; `None` for a frame that is not of this trial.
+    /// Records a frame. Returns whether it is of this trial.
     #[inline(always)]
-    fn note(&mut self, head: &FrameHead) -> Option<u16> {
+    fn note(&mut self, head: &FrameHead) -> bool {
         if head.stamp() == 0 {
-            return None; // an announcement of a receiver
+            return false; // an announcement of a receiver
         }
         let source = || super::addresses::number(&head.bytes[6..12]);
-        let next = self.next.get_mut(self.only.unwrap_or_else(source))?;
+        let Some(next) = self.next.get_mut(self.only.unwrap_or_else(source)) else {
+            return false;
+        };
         let sequence = head.sequence();
-        let lost = sequence.wrapping_sub(*next);
-        if lost >= 1 << 15 {
-            return None; // late: of an earlier trial
+        if sequence.wrapping_sub(*next) >= 1 << 15 {
+            return false; // late: of an earlier trial
         }
         *next = sequence.wrapping_add(1);
-        Some(lost)
+        true
     }
 }
 
@@ -283,11 +282,10 @@ impl Sink {
     fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
         let (order, mut frames) = (&mut self.order, 0);
         self.rx.poll_each(|head| {
-            let Some(lost) = order.note(head) else { return };
-            frames += 1;
-            if lost > 0 {
-                outcome.runs.saturating_record(lost.into());
+            if !order.note(head) {
+                return;
             }
+            frames += 1;
             if head.sequence() & pace.sample_mask == 0 {
                 pace.record(head, &mut outcome.latency);
             }
@@ -540,7 +538,6 @@ impl Outcome {
             polls: 0,
             polls_full: 0,
             latency: times(),
-            runs: runs(),
             refused: 0,
             away: 0,
             gap: Gap::default(),

@@ -5,9 +5,9 @@ use super::connect::connect;
 use super::generator::{self, AWAY, GuestQueue, Job, Outcome, Sender, Sink};
 use super::idle_guests::Quiet;
 use super::scenario::{Role, Scenario};
-use super::{Load, Offered, part_of, runs, times};
+use super::{Load, Offered, part_of, times};
 use crate::error::BenchError;
-use crate::lab::peer::Ports;
+use crate::lab::switches::Ports;
 use crate::lab::threads::{Thread, pin};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
@@ -232,7 +232,7 @@ impl GuestSet {
         let time = Duration::from_secs_f64(f64::from(self.addresses) / COVER_RATE * 1.1);
         for _ in 0..COVERS_MAX {
             let outcomes = self.run(Some(COVER_RATE * self.senders() as f64), time)?;
-            let offered = sum(&outcomes, &self.sequences(), self.clock);
+            let offered = sum(&outcomes, self.clock);
             if offered.arrived == offered.due {
                 return Ok(());
             }
@@ -280,7 +280,7 @@ impl GuestSet {
             ..self.job(Some(rate), Duration::ZERO)
         };
         let outcomes = self.do_all(&job)?;
-        let offered = sum(&outcomes, &self.sequences(), self.clock);
+        let offered = sum(&outcomes, self.clock);
         let most = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).max().unwrap_or(0);
         Ok(Stream {
             seconds: offered.seconds,
@@ -331,7 +331,7 @@ impl Load for GuestSet {
     fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
         self.teach()?;
         let outcomes = self.run(rate, time)?;
-        Ok(sum(&outcomes, &self.sequences(), self.clock))
+        Ok(sum(&outcomes, self.clock))
     }
 }
 
@@ -443,8 +443,8 @@ fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
     sinks.any(|(only, next)| only.is_none_or(|only| only == number) && next[number] != before)
 }
 
-/// The sum of all generators' outcomes; `sequences`: the numbers after the last frame sent, by guest.
-fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
+/// The sum of all generators' outcomes.
+fn sum(outcomes: &[Outcome], clock: Clock) -> Offered {
     let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     let longest = outcomes
         .iter()
@@ -466,7 +466,6 @@ fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
         latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
         first_ns: nanoseconds(outcomes, |outcome| &outcome.first, clock),
         iterations_ns: nanoseconds(outcomes, |outcome| &outcome.iterations, clock),
-        loss_runs: loss_runs(outcomes, sequences),
     }
 }
 
@@ -483,25 +482,6 @@ fn nanoseconds(
     {
         let ns = clock.ns(value.value_iterated_to()) as u64;
         all.saturating_record_n(ns.max(1), value.count_at_value());
-    }
-    all
-}
-
-/// All runs of lost frames, including those at the end, after which no frame arrived.
-fn loss_runs(outcomes: &[Outcome], sequences: &[u16]) -> Histogram<u64> {
-    let mut all = runs();
-    for outcome in outcomes {
-        for value in outcome.runs.iter_recorded() {
-            all.saturating_record_n(value.value_iterated_to(), value.count_at_value());
-        }
-        for (only, next) in &outcome.next {
-            let ends = (0..next.len()).filter(|n| only.is_none_or(|only| only == *n));
-            for lost in ends.map(|n| sequences[n].wrapping_sub(next[n])) {
-                if lost > 0 {
-                    all.saturating_record(lost.into());
-                }
-            }
-        }
     }
     all
 }

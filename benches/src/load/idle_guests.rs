@@ -4,7 +4,7 @@ use super::addresses;
 use super::connect::connect;
 use super::scenario::Scenario;
 use crate::error::BenchError;
-use crate::lab::peer::Ports;
+use crate::lab::switches::Ports;
 use crate::random::Random;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};

@@ -1,16 +1,14 @@
 //! Two guests in this process, one of which sends large TCP frames with Linux's layout: one piece with virtio-net header,
 //! Ethernet, IPv4 and TCP, and pages for the payload; indirect if negotiated.
 //!
-//! At most `--in-flight` frames are in flight, as with TCP's window: a switch that takes larger bursts than the receiver has
+//! At most [`IN_FLIGHT`] frames are in flight, as with TCP's window: a switch that takes larger bursts than the receiver has
 //! buffers for is not forced to drop.
 
 use super::connect::connect;
 use super::tcp::{self, CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
 use super::{Load, Offered, addresses, part_of};
 use crate::error::BenchError;
-use crate::lab::peer::Ports;
-use crate::options::{Toggle, ring_size};
-use clap::Args;
+use crate::lab::switches::Ports;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::{self, features};
 use crosspoint_guest::ring::DESCRIPTOR_LEN;
@@ -40,52 +38,15 @@ const CHECK_MAX: Duration = Duration::from_secs(10);
 const LOST_AFTER: Duration = Duration::from_millis(20);
 /// Longest wait for the last frames of a trial.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
-/// Frames made available at once.
-const BURST: usize = 32;
 
-/// Properties of guests with large frames.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct LargeOptions {
-    /// Bytes of a receive buffer: Linux posts up to 4096 each; from 65238 on, one for each frame and not mergeable
-    #[arg(long, default_value_t = 4096, value_parser = rx_buffer)]
-    pub rx_buffer: usize,
-    /// Most frames in flight
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub in_flight: u16,
-    /// Number of different frames, sent in turn: 128 of the largest are 8 MiB
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(64..=4096))]
-    pub frames: u16,
-    /// The sender writes the payload of each frame, like a program that calls write
-    #[arg(long)]
-    pub write_payload: bool,
-    /// Indirect descriptors, if the switch supports them
-    #[arg(long, value_enum, default_value = "on")]
-    pub indirect: Toggle,
-    /// Entries of each virtqueue, a power of two
-    #[arg(long, default_value_t = 256, value_parser = ring_size)]
-    pub ring: u16,
-}
-
-impl Default for LargeOptions {
-    /// The options' defaults.
-    fn default() -> Self {
-        Self {
-            rx_buffer: 4096,
-            in_flight: 8,
-            frames: 128,
-            write_payload: false,
-            indirect: Toggle::On,
-            ring: 256,
-        }
-    }
-}
-
-fn rx_buffer(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(len) if (1536..=65562).contains(&len) => Ok(len),
-        _ => Err("1536 to 65562".into()),
-    }
-}
+/// Bytes of a receive buffer, as Linux posts them.
+const RX_BUFFER: usize = 4096;
+/// Most frames in flight.
+const IN_FLIGHT: u64 = 8;
+/// Number of different frames, sent in turn: together 8 MiB.
+const FRAMES: u16 = 128;
+/// Entries of each virtqueue.
+const RING: u16 = 256;
 
 /// The shape of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +98,6 @@ struct Sender {
     /// The slot of each descriptor.
     slot_of: Vec<u16>,
     indirect: bool,
-    /// Written over the payload of each frame, if present.
-    payload: Option<Vec<u8>>,
-    piece: usize,
     sent: u64,
 }
 
@@ -147,7 +105,6 @@ struct Sender {
 pub struct LargeGuests {
     sender: Sender,
     rx: RxPump,
-    in_flight: u64,
     arrived: u64,
     lost: u64,
     clock: Clock,
@@ -159,12 +116,11 @@ impl LargeGuests {
     pub fn connect(
         ports: &Ports,
         shape: Shape,
-        options: &LargeOptions,
         huge_pages: bool,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let name = ports.sockets[0].display().to_string();
-        let guest = guest_options(shape, options, huge_pages);
+        let guest = guest_options(shape, huge_pages);
         let mut guests = connect(ports, &[(0, guest.clone()), (1, guest)])?.into_iter();
         let (Some(a), Some(mut receiver)) = (guests.next(), guests.next()) else {
             unreachable!("two were asked for");
@@ -176,14 +132,13 @@ impl LargeGuests {
                 return Err(BenchError::backend(&name, what));
             }
         }
-        let mut sender = Sender::new(a, shape, options)?;
+        let mut sender = Sender::new(a, shape)?;
         learn(&mut sender, &mut receiver, &name)?;
         check(&mut sender, &mut receiver, &name)?;
         let arrived = sender.sent;
         Ok(Self {
             rx: receiver.take_rx_pump(0, true)?,
             sender,
-            in_flight: options.in_flight.into(),
             arrived,
             lost: 0,
             clock,
@@ -222,12 +177,12 @@ impl Load for LargeGuests {
         let (mut now, mut last) = (start, start);
         let (mut due, mut polls, mut polls_full) = (0, 0_u64, 0_u64);
         while now < end {
-            let mut room = self.in_flight.saturating_sub(self.on_their_way()) as usize;
+            let mut room = IN_FLIGHT.saturating_sub(self.on_their_way()) as usize;
             if let Some(rate) = rate {
                 due = (self.clock.ns(now - start) * rate / 1e9) as u64;
                 room = room.min(due.saturating_sub(self.sender.sent - sent_before) as usize);
             }
-            let sent = self.sender.poll(room.min(BURST))?;
+            let sent = self.sender.poll(room)?;
             if room > 0 {
                 polls += 1;
                 polls_full += u64::from(sent == 0);
@@ -259,23 +214,19 @@ impl Load for LargeGuests {
 }
 
 impl Sender {
-    fn new(guest: Guest, shape: Shape, options: &LargeOptions) -> Result<Self, BenchError> {
-        let count = options.frames;
+    fn new(guest: Guest, shape: Shape) -> Result<Self, BenchError> {
         let (frame_len, pieces) = (shape.frame_len(), shape.pieces());
-        let to_guest = |why| BenchError::Guest(why);
         let window = |address, len| {
-            guest
-                .memory()
-                .window(address, len)
-                .map_err(|why| to_guest(why.into()))
+            let window = guest.memory().window(address, len);
+            window.map_err(|why| BenchError::Guest(why.into()))
         };
         let stride = stride(shape);
-        let area = window(FRAMES_BASE, stride * usize::from(count))?;
+        let area = window(FRAMES_BASE, stride * usize::from(FRAMES))?;
         let table_len = DESCRIPTOR_LEN * (1 + pieces);
-        let tables_at = FRAMES_BASE + (stride * usize::from(count)) as u64;
+        let tables_at = FRAMES_BASE + (stride * usize::from(FRAMES)) as u64;
         let header = header().to_bytes();
         let mut slots = Vec::new();
-        for slot in 0..count {
+        for slot in 0..FRAMES {
             let base = usize::from(slot) * stride;
             let (at, mut payload_at) = (base + HEAD_AT, base + HEAD_ROOM);
             let frame = tcp::frame(frame_len, addresses::of(0), addresses::of(1), slot);
@@ -300,12 +251,8 @@ impl Sender {
         }
         Ok(Self {
             indirect: guest.negotiated().features & features::INDIRECT_DESC != 0,
-            idle: (0..count).collect(),
-            slot_of: vec![0; options.ring.into()],
-            payload: options
-                .write_payload
-                .then(|| vec![0x5a; frame_len - HEADERS_LEN]),
-            piece: shape.piece,
+            idle: (0..FRAMES).collect(),
+            slot_of: vec![0; RING.into()],
             sent: 0,
             guest,
             area,
@@ -328,11 +275,6 @@ impl Sender {
             // The fields that TCP writes in every frame. The checksum field holds the sum of the pseudo-header, which is the
             // same.
             view.write_array(slot.at + SEQUENCE_AT, (self.sent as u32).to_be_bytes());
-            if let Some(payload) = &self.payload {
-                for (buffer, piece) in slot.buffers[1..].iter().zip(payload.chunks(self.piece)) {
-                    view.write((buffer.address - FRAMES_BASE) as usize, piece);
-                }
-            }
             let id = if self.indirect {
                 queue.add_indirect(&slot.table, &slot.buffers)
             } else {
@@ -389,24 +331,17 @@ fn table_room(shape: Shape) -> usize {
     (DESCRIPTOR_LEN * (1 + shape.pieces())).next_multiple_of(64)
 }
 
-fn guest_options(shape: Shape, options: &LargeOptions, huge_pages: bool) -> GuestOptions {
+fn guest_options(shape: Shape, huge_pages: bool) -> GuestOptions {
     let needed = NEEDED.iter().fold(0, |all, (bit, _)| all | bit);
-    let mut features = needed | WANTED | features::MRG_RXBUF | features::PROTOCOL_FEATURES;
-    if options.indirect.is_on() {
-        features |= features::INDIRECT_DESC;
-    }
-    if options.rx_buffer >= net::HEADER_LEN + shape.frame_len() {
-        features &= !features::MRG_RXBUF; // each buffer holds a whole frame
-    }
-    let len = usize::from(options.frames) * (stride(shape) + table_room(shape));
+    let wanted = WANTED | features::MRG_RXBUF | features::INDIRECT_DESC;
     GuestOptions {
-        ring_size: options.ring,
-        rx_buffer_len: options.rx_buffer,
-        features,
+        ring_size: RING,
+        rx_buffer_len: RX_BUFFER,
+        features: needed | wanted | features::PROTOCOL_FEATURES,
         huge_pages,
         extra_regions: vec![RegionLayout {
             guest_base: FRAMES_BASE,
-            len,
+            len: usize::from(FRAMES) * (stride(shape) + table_room(shape)),
             huge_pages,
         }],
         ..GuestOptions::default()
@@ -494,12 +429,6 @@ fn compare(header: &VirtioNetHdr, frame: &[u8], sent: &[u8], number: u32) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::tests::parse;
-
-    #[test]
-    fn large_guests_are_by_default_as_without_options() {
-        assert_eq!(parse::<LargeOptions>(&[]), LargeOptions::default());
-    }
 
     #[test]
     fn the_largest_frame_is_that_of_the_help() {

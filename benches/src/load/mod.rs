@@ -28,6 +28,7 @@ pub mod wakes;
 
 use crate::error::BenchError;
 use hdrhistogram::Histogram;
+use serde::Serialize;
 use std::time::Duration;
 
 /// Guests or interfaces that send traffic through a switch and measure what arrives.
@@ -57,8 +58,6 @@ pub struct Offered {
     pub latency_ns: Histogram<u64>,
     /// The same for the first frame of a quiet guest, if there are such guests.
     pub first_ns: Histogram<u64>,
-    /// Lengths of runs of lost frames, if the load measures them.
-    pub loss_runs: Histogram<u64>,
     /// Time between two iterations of the generator, nanoseconds, if the load measures it. A frame's time cannot be known
     /// more exactly: it waits for up to one iteration until it is sent, and for up to one until it is seen.
     pub iterations_ns: Histogram<u64>,
@@ -76,15 +75,9 @@ impl Default for Offered {
             ring_full: 0.0,
             latency_ns: times(),
             first_ns: times(),
-            loss_runs: runs(),
             iterations_ns: times(),
         }
     }
-}
-
-/// A histogram of lengths of runs of lost frames.
-pub fn runs() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds")
 }
 
 /// A part of a whole, 0 if there is no whole.
@@ -95,6 +88,38 @@ pub fn part_of(part: u64, whole: u64) -> f64 {
 /// A histogram of times in nanoseconds, to three digits.
 pub fn times() -> Histogram<u64> {
     Histogram::new_with_bounds(1, TIME_MAX_NS, 3).expect("valid bounds")
+}
+
+/// Percentiles of a time, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Times {
+    /// Number of times.
+    pub count: u64,
+    /// The median.
+    pub p50: u64,
+    /// 90 in 100 took no longer.
+    pub p90: u64,
+    /// 99 in 100 took no longer.
+    pub p99: u64,
+    /// 999 in 1000 took no longer.
+    pub p99_9: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+impl Times {
+    /// The percentiles of a histogram in nanoseconds; `None` if it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |part| histogram.value_at_quantile(part);
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: histogram.max(),
+        })
+    }
 }
 
 /// The longest time that is recorded exactly, nanoseconds.

@@ -4,7 +4,7 @@ use super::connect::connect;
 use super::nic_programs::{End, Programs, Sending, now_ns};
 use super::{Load, Offered, addresses, part_of, times};
 use crate::error::BenchError;
-use crate::lab::peer::Ports;
+use crate::lab::switches::Ports;
 use crate::lab::wire::{self, FAR, NEAR};
 use clap::ValueEnum;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
@@ -17,8 +17,6 @@ const GUEST_BURST: u16 = 32;
 const LONG_CALL: u32 = 16_384;
 /// The same if the thread also receives: half a guest's ring.
 const SHORT_CALL: u32 = 128;
-/// The time of a frame is taken in one of this many polls.
-const SAMPLE_EVERY: u64 = 8;
 /// Longest wait for a path in both directions.
 const LEARN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the last frames of a trial.
@@ -35,19 +33,12 @@ pub enum Path {
     GuestToNic,
     /// From an interface to a guest.
     NicToGuest,
-    /// From a guest to an interface, reflected there, and back to the guest.
-    GuestNicGuest,
 }
 
 impl Path {
     /// Whether a guest is at one end.
     pub fn has_guest(self) -> bool {
         self != Self::NicToNic
-    }
-
-    /// Whether the guest sends.
-    pub fn is_from_guest(self) -> bool {
-        matches!(self, Self::GuestToNic | Self::GuestNicGuest)
     }
 
     /// Its name in tables.
@@ -62,8 +53,8 @@ impl Path {
 pub struct Flow {
     /// Source and destination.
     pub path: Path,
-    /// Bytes of each frame, without FCS; `None`: IMIX, which guests do not send.
-    pub len: Option<usize>,
+    /// Bytes of each frame, without FCS.
+    pub len: usize,
     /// Flows, by UDP ports.
     pub flows: u32,
 }
@@ -101,15 +92,11 @@ impl NicLoad {
     /// switch has learned both addresses.
     pub fn connect(flow: Flow, ports: &Ports) -> Result<Self, BenchError> {
         let mut traffic = Programs::load()?;
-        match flow.path {
-            Path::NicToNic | Path::GuestToNic => traffic.attach(FAR[1], End::Sink)?,
-            Path::GuestNicGuest => traffic.attach(FAR[1], End::Reflect)?,
-            Path::NicToGuest => {}
+        if flow.path != Path::NicToGuest {
+            traffic.attach(FAR[1], End::Sink)?;
         }
-        let guest = flow
-            .path
-            .has_guest()
-            .then(|| GuestEnd::connect(&flow, ports));
+        let has_guest = flow.path.has_guest();
+        let guest = has_guest.then(|| GuestEnd::connect(&flow, ports));
         let guest = guest.transpose()?;
         let from = if flow.path == Path::NicToNic { 0 } else { 1 };
         let mut this = Self {
@@ -141,9 +128,7 @@ impl NicLoad {
         let deadline = Instant::now() + LEARN_MAX;
         loop {
             self.traffic.clear()?;
-            if self.flow.path != Path::GuestNicGuest {
-                self.send_one(&back)?;
-            }
+            self.send_one(&back)?;
             std::thread::sleep(Duration::from_millis(2));
             if self.flow.path == Path::NicToNic {
                 self.send_one(&self.sending.clone())?;
@@ -155,7 +140,7 @@ impl NicLoad {
                 arrived = u64::from(guest.rx.poll()?.frames);
             }
             std::thread::sleep(Duration::from_millis(2));
-            if matches!(self.flow.path, Path::NicToNic | Path::GuestToNic) {
+            if self.flow.path != Path::NicToGuest {
                 arrived = self.traffic.arrived()?;
             }
             if arrived > 0 {
@@ -222,7 +207,7 @@ impl NicLoad {
         };
         let start = now_ns();
         let end = start + time.as_nanos() as u64;
-        let (mut now, mut sent, mut polls, mut full, mut received) = (start, 0, 0_u64, 0_u64, 0);
+        let (mut now, mut sent, mut polls, mut full) = (start, 0, 0_u64, 0_u64);
         let due = |now: u64| rate.map(|rate| ((now - start) as f64 * rate / 1e9) as u64);
         while now < end {
             let limit =
@@ -230,14 +215,11 @@ impl NicLoad {
             let poll = guest.tx.poll_stamped(limit, now)?;
             sent += u64::from(poll.frames);
             full += u64::from(poll.full && limit > 0);
-            received += guest.receive(polls.is_multiple_of(SAMPLE_EVERY))?;
+            guest.receive(false)?;
             polls += 1;
             now = now_ns();
         }
-        let arrived_within = match self.flow.path {
-            Path::GuestNicGuest => received,
-            _ => self.traffic.arrived()?,
-        };
+        let arrived_within = self.traffic.arrived()?;
         Ok(Done {
             sent,
             due: due(now),
@@ -272,7 +254,7 @@ impl NicLoad {
         }
         Ok(match self.flow.path {
             Path::NicToNic | Path::GuestToNic => at_sink,
-            Path::NicToGuest | Path::GuestNicGuest => at_guest,
+            Path::NicToGuest => at_guest,
         })
     }
 }
@@ -290,11 +272,11 @@ impl Load for NicLoad {
         let done = match self.flow.path {
             Path::NicToNic => self.offer_from_nic(rate, time)?,
             Path::NicToGuest => self.offer_to_guest(rate, time)?,
-            Path::GuestToNic | Path::GuestNicGuest => self.offer_from_guest(rate, time)?,
+            Path::GuestToNic => self.offer_from_guest(rate, time)?,
         };
         let arrived = self.drain(done.arrived_within)?;
         let latency_ns = match (&self.guest, self.flow.path) {
-            (Some(guest), Path::NicToGuest | Path::GuestNicGuest) => guest.latency.clone(),
+            (Some(guest), Path::NicToGuest) => guest.latency.clone(),
             _ => self.traffic.latencies()?,
         };
         Ok(Offered {
@@ -305,7 +287,6 @@ impl Load for NicLoad {
             arrived_within: done.arrived_within,
             ring_full: done.ring_full,
             latency_ns,
-            loss_runs: self.traffic.loss_runs()?,
             ..Offered::default()
         })
     }
@@ -316,7 +297,7 @@ impl GuestEnd {
         let mut guests = connect(ports, &[(0, GuestOptions::default())])?;
         let mut guest = guests.swap_remove(0);
         let pump = TxPumpOptions {
-            frame_len: flow.len.unwrap_or(60),
+            frame_len: flow.len,
             source: addresses::of(0),
             destination: addresses::of(1),
             flows: flow.flows,

@@ -11,17 +11,16 @@ use aya::programs::{
 };
 use aya::util::nr_cpus;
 use crosspoint_ebpf::traffic::{
-    ARRIVED, ArrivedValue, GENERATE, HistogramValue, LATENCIES, LOSS_RUNS, NEXT_UNKNOWN, OBJECT,
-    PLANS, PlanValue, REFLECT, SENT, SINK, SINK_XDP, SentValue, bucket_value,
+    ARRIVED, ArrivedValue, GENERATE, HistogramValue, LATENCIES, NEXT_UNKNOWN, OBJECT, PLANS,
+    PlanValue, SENT, SINK, SINK_XDP, SentValue, bucket_value,
 };
+use crosspoint_packet::checksum::{fold, sum};
 use hdrhistogram::Histogram;
 use std::io;
 use std::time::Duration;
 
 /// Frames that the kernel passes on together, as in its own batches.
 const BATCH: u32 = 64;
-/// Longest frame of IMIX, bytes without FCS.
-const IMIX_LEN_MAX: usize = 1514;
 /// Length of the Ethernet header before the IPv4 header.
 const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
@@ -35,8 +34,6 @@ const IPV4: [u8; IPV4_LEN] = [
 pub enum End {
     /// Counted and dropped after the kernel has made packet buffers of them.
     Sink,
-    /// Returned to their sender.
-    Reflect,
     /// Counted and dropped in the driver.
     SinkXdp,
 }
@@ -48,8 +45,8 @@ pub struct Sending {
     pub interface: u32,
     /// Source and destination address.
     pub addresses: [[u8; 6]; 2],
-    /// Bytes of each frame, without FCS; `None`: IMIX.
-    pub len: Option<usize>,
+    /// Bytes of each frame, without FCS.
+    pub len: usize,
     /// Number of different UDP ports.
     pub flows: u32,
 }
@@ -61,7 +58,6 @@ pub struct Programs {
     sent: Array<MapData, SentValue>,
     arrived: PerCpuArray<MapData, ArrivedValue>,
     latencies: PerCpuArray<MapData, HistogramValue>,
-    loss_runs: PerCpuArray<MapData, HistogramValue>,
     cores: usize,
     frame: Vec<u8>,
 }
@@ -87,7 +83,6 @@ impl Programs {
         }
         let (plans, sent) = (map!(Array, PLANS), map!(Array, SENT));
         let (arrived, latencies) = (map!(PerCpuArray, ARRIVED), map!(PerCpuArray, LATENCIES));
-        let loss_runs = map!(PerCpuArray, LOSS_RUNS);
         let generate: &mut Xdp = program(&mut ebpf, GENERATE)?;
         generate.load().map_err(failed("loading the generator"))?;
         // An attached program is ready to be called. Otherwise each run would prepare it, and wait twice for all cores to
@@ -100,7 +95,6 @@ impl Programs {
             sent,
             arrived,
             latencies,
-            loss_runs,
             cores: nr_cpus().map_err(|(what, why)| failed(what)(why))?,
             frame: Vec::new(),
         })
@@ -115,9 +109,8 @@ impl Programs {
                 sink.load().map_err(failed)?;
                 sink.attach(interface, XdpMode::Driver).map_err(failed)?;
             }
-            End::Sink | End::Reflect => {
-                let name = if end == End::Sink { SINK } else { REFLECT };
-                let sink: &mut SchedClassifier = program(&mut self.ebpf, name)?;
+            End::Sink => {
+                let sink: &mut SchedClassifier = program(&mut self.ebpf, SINK)?;
                 sink.load().map_err(failed)?;
                 sink.attach(interface, TcAttachType::Ingress)
                     .map_err(failed)?;
@@ -131,12 +124,9 @@ impl Programs {
         let failed = failed("clearing eBPF maps");
         let arrived = PerCpuValues::try_from(vec![[0, 0, NEXT_UNKNOWN]; self.cores])
             .and_then(|values| self.arrived.set(0, values, 0).map_err(io::Error::other));
-        let zero = || PerCpuValues::try_from(vec![[0; _]; self.cores]);
-        let latencies =
-            zero().and_then(|zero| self.latencies.set(0, zero, 0).map_err(io::Error::other));
-        let loss_runs =
-            zero().and_then(|zero| self.loss_runs.set(0, zero, 0).map_err(io::Error::other));
-        arrived.and(latencies).and(loss_runs).map_err(failed)
+        let latencies = PerCpuValues::try_from(vec![[0; _]; self.cores])
+            .and_then(|zero| self.latencies.set(0, zero, 0).map_err(io::Error::other));
+        arrived.and(latencies).map_err(failed)
     }
 
     /// Prepares sending for `time` from now on, `rate` frames per second or as many as [`Self::generate`] makes.
@@ -155,8 +145,8 @@ impl Programs {
             start + time.as_nanos() as u64,
             step,
             sending.flows.into(),
-            sending.len.map_or(0, |len| len as u64),
-            words(&IPV4).into(),
+            sending.len as u64,
+            fold(sum(&IPV4, 0)).into(),
         ];
         let set = self.sent.set(0, [0, 0], 0);
         set.and_then(|()| self.plans.set(0, plan, 0))
@@ -198,24 +188,15 @@ impl Programs {
 
     /// Times from stamp to sink, ns.
     pub fn latencies(&self) -> Result<Histogram<u64>, BenchError> {
-        histogram(&self.latencies)
-    }
-
-    /// Lengths of runs of missing frames.
-    pub fn loss_runs(&self) -> Result<Histogram<u64>, BenchError> {
-        histogram(&self.loss_runs)
-    }
-}
-
-fn histogram(map: &PerCpuArray<MapData, HistogramValue>) -> Result<Histogram<u64>, BenchError> {
-    let mut histogram = times();
-    let of_cores = map.get(&0, 0).map_err(failed("the sink's histograms"))?;
-    for buckets in of_cores.iter() {
-        for (bucket, count) in buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            histogram.saturating_record_n(bucket_value(bucket).max(1), *count);
+        let mut histogram = times();
+        let of_cores = self.latencies.get(&0, 0);
+        for buckets in of_cores.map_err(failed("the sink's histograms"))?.iter() {
+            for (bucket, count) in buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+                histogram.saturating_record_n(bucket_value(bucket).max(1), *count);
+            }
         }
+        Ok(histogram)
     }
-    Ok(histogram)
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, BenchError>
@@ -245,45 +226,9 @@ fn failed<E: std::error::Error>(what: &str) -> impl Fn(E) -> BenchError + '_ {
 fn frame(sending: &Sending) -> Vec<u8> {
     let [source, destination] = sending.addresses;
     let mut frame = [&destination[..], &source, &[8, 0], &IPV4].concat();
-    frame.resize(sending.len.unwrap_or(IMIX_LEN_MAX), 0);
+    frame.resize(sending.len, 0);
     // In case the program does not write it: a datagram that ends with the frame.
     let len = (frame.len() - ETHERNET_LEN) as u16;
     frame[ETHERNET_LEN + 2..ETHERNET_LEN + 4].copy_from_slice(&len.to_be_bytes());
     frame
-}
-
-/// The sum of 16-bit words, folded.
-fn words(header: &[u8]) -> u32 {
-    let (pairs, _) = header.as_chunks::<2>();
-    let mut sum: u32 = pairs
-        .iter()
-        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_has_the_length_asked_for_and_says_so() {
-        for len in [Some(60), Some(1514), None] {
-            let sending = Sending {
-                interface: 1,
-                addresses: [[2; 6], [4; 6]],
-                len,
-                flows: 1,
-            };
-            let frame = frame(&sending);
-            assert_eq!(frame.len(), len.unwrap_or(IMIX_LEN_MAX));
-            assert_eq!((&frame[..6], &frame[6..12]), (&[4; 6][..], &[2; 6][..]));
-            let said = u16::from_be_bytes([frame[16], frame[17]]);
-            assert_eq!(usize::from(said), frame.len() - ETHERNET_LEN);
-        }
-        assert_eq!(words(&[0xff, 0xff, 0, 2]), 2);
-    }
 }

@@ -4,7 +4,7 @@ use super::{addresses, connect};
 use crate::error::BenchError;
 use crosspoint_guest::pump::FrameHead;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, Sent, TxPump, TxPumpOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest wait for a path in both directions.
@@ -28,12 +28,12 @@ impl Pair {
     /// Connects guests with these options, and waits until the switch has learned both addresses. Frames have `frame_len`
     /// bytes, without frame check sequence, and are sent in bursts of up to 64.
     pub fn connect(
-        sockets: [&Path; 2],
-        options: [&GuestOptions; 2],
+        sockets: &[PathBuf],
+        options: &GuestOptions,
         frame_len: usize,
     ) -> Result<Self, BenchError> {
         let end = |number: usize| -> Result<End, BenchError> {
-            let mut guest = connect::to_listener(sockets[number], options[number])?;
+            let mut guest = connect::to_listener(&sockets[number], options)?;
             let pump = TxPumpOptions {
                 frame_len,
                 source: addresses::of(number),
@@ -47,7 +47,7 @@ impl Pair {
         let mut this = Self {
             ends: [end(0)?, end(1)?],
         };
-        this.learn(sockets[0])?;
+        this.learn(&sockets[0])?;
         Ok(this)
     }
 
@@ -65,7 +65,7 @@ impl Pair {
                 *arrived += self.receive_at(number, |_| ())?;
             }
         }
-        self.settle(&mut |_| ())?;
+        self.settle()?;
         Ok(())
     }
 
@@ -80,10 +80,10 @@ impl Pair {
     }
 
     /// Receives until nothing is in flight. Returns the number of frames that arrived meanwhile.
-    pub fn settle(&mut self, see: &mut impl FnMut(&FrameHead)) -> Result<u64, BenchError> {
+    pub fn settle(&mut self) -> Result<u64, BenchError> {
         let (mut frames, mut quiet_since) = (0, Instant::now());
         while quiet_since.elapsed() < QUIET {
-            let arrived = self.receive(&mut *see)?;
+            let arrived = self.receive(|_| ())?;
             if arrived > 0 {
                 quiet_since = Instant::now();
             }

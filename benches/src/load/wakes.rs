@@ -1,6 +1,7 @@
 //! Wakes of a sleeping worker: how long they take, and whether they ever fail.
 
 use super::pair::Pair;
+use super::{Times, times};
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::schedule::REALTIME;
@@ -10,7 +11,6 @@ use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::EventFd;
 use hdrhistogram::Histogram;
 use rustix::event::epoll;
-use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -23,37 +23,21 @@ const SLEEP_EXACT: Duration = Duration::from_micros(200);
 /// Number of unsuccessful checks before the clock is read.
 const LOOKS: u32 = 256;
 
-/// A thread on another core that sleeps, and can be woken.
-pub trait Wakeable {
-    /// Wakes it, and waits until it shows that it is awake.
-    fn wake(&mut self) -> Result<Wake, BenchError>;
-}
-
-/// The result of one wake.
+/// The result of one wake of a thread on another core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
     /// Whether it had asked to be woken: it slept, or was about to sleep.
     pub asked: bool,
-    /// Cycles from the beginning of the attempt until it showed that it was awake; `None` if it never did.
-    pub cycles: Option<u64>,
+    /// Nanoseconds from the beginning of the attempt until it showed that it was awake; `None` if it never did.
+    pub ns: Option<u64>,
 }
 
-/// A pair of guests: a frame from one wakes the worker, and arrives at the other.
-pub struct Frames<'a> {
-    /// The guests.
-    pub pair: &'a mut Pair,
-    /// The time stamp counter's rate.
-    pub clock: Clock,
-}
-
-impl Wakeable for Frames<'_> {
-    fn wake(&mut self) -> Result<Wake, BenchError> {
-        let start = tsc();
-        let asked = self.pair.send(1, start)?.kicked;
-        let pair = &mut self.pair;
-        let cycles = wait(start, self.clock, || Ok(pair.receive(|_| ())? > 0))?;
-        Ok(Wake { asked, cycles })
-    }
+/// Wakes the worker by a frame from one guest, and waits until it arrives at the other.
+pub fn wake_worker(pair: &mut Pair, clock: Clock) -> Result<Wake, BenchError> {
+    let start = tsc();
+    let asked = pair.send(1, start)?.kicked;
+    let ns = wait(start, clock, || Ok(pair.receive(|_| ())? > 0))?;
+    Ok(Wake { asked, ns })
 }
 
 /// The machine's own minimum: a thread that sleeps in epoll, as the worker does, and only writes a number when an eventfd
@@ -106,24 +90,16 @@ impl Floor {
             attempts: 0,
         })
     }
-}
 
-impl Wakeable for Floor {
-    fn wake(&mut self) -> Result<Wake, BenchError> {
+    /// Wakes the thread, and waits until it shows that it is awake.
+    pub fn wake(&mut self) -> Result<Wake, BenchError> {
         self.attempts += 1;
-        let (attempts, woken) = (self.attempts, &self.shared.woken);
+        let (attempts, shared) = (self.attempts, &self.shared);
         let start = tsc();
-        self.shared
-            .event
-            .signal()
-            .map_err(BenchError::io("eventfd"))?;
-        let cycles = wait(start, self.clock, || {
-            Ok(woken.load(Ordering::Acquire) >= attempts)
-        })?;
-        Ok(Wake {
-            asked: true,
-            cycles,
-        })
+        shared.event.signal().map_err(BenchError::io("eventfd"))?;
+        let is_awake = || Ok(shared.woken.load(Ordering::Acquire) >= attempts);
+        let ns = wait(start, self.clock, is_awake)?;
+        Ok(Wake { asked: true, ns })
     }
 }
 
@@ -137,7 +113,7 @@ impl Drop for Floor {
     }
 }
 
-/// Polls until `there` returns true. Returns the cycles since `start`; `None` after [`LOST_AFTER`].
+/// Polls until `there` returns true. Returns the nanoseconds since `start`; `None` after [`LOST_AFTER`].
 fn wait(
     start: u64,
     clock: Clock,
@@ -151,7 +127,7 @@ fn wait(
             return Ok(None);
         }
     }
-    Ok(Some(tsc().saturating_sub(start)))
+    Ok(Some(clock.ns(tsc().saturating_sub(start)) as u64))
 }
 
 /// Waits for `seconds`: sleeps, except for the end, which is spent polling.
@@ -193,197 +169,130 @@ impl Gaps {
     fn near(self) -> f64 {
         2.0 * self.spin
     }
-}
 
-/// The worker's state at a wake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Met {
-    /// Polling: it asked for no kick.
-    Polling,
-    /// About to sleep, or asleep for no longer than it polls without work.
-    Near,
-    /// Asleep for up to a millisecond.
-    Millisecond,
-    /// Asleep for up to ten milliseconds.
-    Ten,
-    /// Asleep for longer.
-    Longer,
-    /// Any state in which it had asked to be woken.
-    Asked,
-}
-
-impl Met {
-    /// All states, in order.
-    pub const ALL: [Self; 6] = [
-        Self::Polling,
-        Self::Near,
-        Self::Millisecond,
-        Self::Ten,
-        Self::Longer,
-        Self::Asked,
-    ];
-
-    /// The state, from whether the worker had asked, and the pause before.
-    pub fn of(asked: bool, gap: f64, gaps: Gaps) -> Self {
+    /// The worker's state at a wake: an index of [`STATES`].
+    fn state(self, asked: bool, gap: f64) -> usize {
         match gap {
-            _ if !asked => Self::Polling,
-            _ if gap <= gaps.near() => Self::Near,
-            ..=1e-3 => Self::Millisecond,
-            ..=1e-2 => Self::Ten,
-            _ => Self::Longer,
-        }
-    }
-
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Polling => "polling still",
-            Self::Near => "about to sleep, or just asleep",
-            Self::Millisecond => "after up to 1 ms",
-            Self::Ten => "after 1 to 10 ms",
-            Self::Longer => "after more than 10 ms",
-            Self::Asked => "all that asked to be woken",
+            _ if !asked => 0,
+            _ if gap <= self.near() => 1,
+            ..=1e-3 => 2,
+            ..=1e-2 => 3,
+            _ => 4,
         }
     }
 }
 
-/// The number of wakes, and how long they took.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Figures {
-    /// Number of wakes.
-    pub count: u64,
-    /// The median.
-    pub p50_us: f64,
-    /// 99 in 100 took less.
-    pub p99_us: f64,
-    /// 999 in 1000 took less.
-    pub p999_us: f64,
-    /// The longest.
-    pub max_us: f64,
-}
+/// States of the worker at a wake, from whether it had asked for a kick, and the pause before.
+pub const STATES: [&str; 6] = [
+    "polling still",
+    "about to sleep, or just asleep",
+    "after up to 1 ms",
+    "after 1 to 10 ms",
+    "after more than 10 ms",
+    "all that asked to be woken",
+];
+const ASKED: usize = STATES.len() - 1;
 
-/// Times of wakes in cycles, by the worker's state, and the number of failures.
-pub struct Times {
-    clock: Clock,
-    by_state: Vec<Histogram<u64>>,
+/// Times of wakes, by the worker's state, and the number of failures.
+pub struct WakeTimes {
+    gaps: Gaps,
+    by_state: [Histogram<u64>; STATES.len()],
     /// Wakes that failed.
     pub lost: u64,
 }
 
-impl Times {
+impl WakeTimes {
     /// No times yet.
-    pub fn new(clock: Clock) -> Self {
-        let longest = clock.cycles(2 * LOST_AFTER);
-        let empty = || Histogram::new_with_bounds(1, longest, 3).expect("valid bounds");
+    pub fn new(gaps: Gaps) -> Self {
         Self {
-            clock,
-            by_state: Met::ALL.iter().map(|_| empty()).collect(),
+            gaps,
+            by_state: std::array::from_fn(|_| times()),
             lost: 0,
         }
     }
 
-    /// Records one wake.
-    pub fn note(&mut self, met: Met, wake: Wake) {
-        let Some(cycles) = wake.cycles else {
+    /// Records one wake after a pause.
+    pub fn note(&mut self, gap: f64, wake: Wake) {
+        let Some(ns) = wake.ns else {
             self.lost += 1;
             return;
         };
-        let mut record = |met: Met| self.by_state[met as usize].saturating_record(cycles.max(1));
-        record(met);
+        self.by_state[self.gaps.state(wake.asked, gap)].saturating_record(ns.max(1));
         if wake.asked {
-            record(Met::Asked);
+            self.by_state[ASKED].saturating_record(ns.max(1));
         }
     }
 
-    /// Figures of the wakes in a state; `None` if there were none.
-    pub fn figures(&self, met: Met) -> Option<Figures> {
-        let times = &self.by_state[met as usize];
-        let us = |cycles: u64| self.clock.ns(cycles) / 1000.0;
-        let at = |part| us(times.value_at_quantile(part));
-        (!times.is_empty()).then(|| Figures {
-            count: times.len(),
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-            p999_us: at(0.999),
-            max_us: us(times.max()),
-        })
+    /// Times of the wakes in each state in which there were any.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, Times)> {
+        let states = STATES.into_iter().zip(&self.by_state);
+        states.filter_map(|(state, times)| Some((state, Times::of(times)?)))
+    }
+
+    /// Times of the wakes that were asked for.
+    pub fn asked(&self) -> Times {
+        Times::of(&self.by_state[ASKED]).unwrap_or_default()
     }
 
     /// The number of wakes that were asked for and succeeded within `time`.
     pub fn asked_within(&self, time: Duration) -> u64 {
-        let times = &self.by_state[Met::Asked as usize];
-        times.count_between(0, self.clock.cycles(time))
+        self.by_state[ASKED].count_between(0, time.as_nanos() as u64)
     }
-}
 
-/// Wakes `whom` `count` times.
-pub fn wake_often(
-    whom: &mut impl Wakeable,
-    count: u64,
-    gaps: Gaps,
-    random: &mut Random,
-    times: &mut Times,
-) -> Result<(), BenchError> {
-    let clock = times.clock;
-    for _ in 0..count {
-        interrupt::check()?;
-        let gap = gaps.next(random);
-        pause(gap, clock);
-        let wake = whom.wake()?;
-        times.note(Met::of(wake.asked, gap, gaps), wake);
+    /// Calls `wake` `count` times, after pauses.
+    pub fn fill(
+        &mut self,
+        count: u64,
+        random: &mut Random,
+        clock: Clock,
+        mut wake: impl FnMut() -> Result<Wake, BenchError>,
+    ) -> Result<(), BenchError> {
+        for _ in 0..count {
+            interrupt::check()?;
+            let gap = self.gaps.next(random);
+            pause(gap, clock);
+            self.note(gap, wake()?);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GAPS: Gaps = Gaps {
-        spin: 50e-6,
-        longest: 20e-3,
-    };
-
-    #[test]
-    fn a_worker_that_asked_for_nothing_polls() {
-        assert_eq!(Met::of(false, 1.0, GAPS), Met::Polling);
-        assert_eq!(Met::of(true, 60e-6, GAPS), Met::Near);
-        assert_eq!(Met::of(true, 500e-6, GAPS), Met::Millisecond);
-        assert_eq!(Met::of(true, 5e-3, GAPS), Met::Ten);
-        assert_eq!(Met::of(true, 15e-3, GAPS), Met::Longer);
-    }
-
     #[test]
     fn pauses_meet_every_state() {
-        let mut random = Random(3);
-        let gaps: Vec<f64> = (0..10_000).map(|_| GAPS.next(&mut random)).collect();
-        let count = |met| {
-            let met = gaps.iter().filter(|gap| Met::of(true, **gap, GAPS) == met);
-            met.count()
+        let gaps = Gaps {
+            spin: 50e-6,
+            longest: 20e-3,
         };
-        for state in [Met::Near, Met::Millisecond, Met::Ten, Met::Longer] {
-            assert!(count(state) > 500, "{state:?}");
+        let (mut random, mut counts) = (Random(3), [0; STATES.len()]);
+        for _ in 0..10_000 {
+            let gap = gaps.next(&mut random);
+            assert!((0.0..gaps.longest).contains(&gap));
+            counts[gaps.state(true, gap)] += 1;
         }
-        assert!(gaps.iter().all(|gap| (0.0..GAPS.longest).contains(gap)));
+        assert!(
+            counts[1..ASKED].iter().all(|count| *count > 500),
+            "{counts:?}"
+        );
+        assert_eq!(gaps.state(false, 1.0), 0);
     }
 
     #[test]
     fn a_thread_asleep_is_woken_and_timed() {
         let clock = Clock::calibrate();
         let mut floor = Floor::start(0, false, clock).unwrap();
-        let (mut random, mut times) = (Random(1), Times::new(clock));
-        let gaps = Gaps {
+        let mut times = WakeTimes::new(Gaps {
             spin: 1e-6,
             longest: 1e-3,
-        };
-        wake_often(&mut floor, 50, gaps, &mut random, &mut times).unwrap();
-        let Figures {
-            count,
-            p50_us,
-            max_us,
-            ..
-        } = times.figures(Met::Asked).unwrap();
-        assert_eq!((count, times.lost), (50, 0));
-        assert!(p50_us > 0.1 && p50_us <= max_us, "{p50_us} {max_us}");
+        });
+        times
+            .fill(50, &mut Random(1), clock, || floor.wake())
+            .unwrap();
+        let asked = times.asked();
+        assert_eq!((asked.count, times.lost), (50, 0));
+        assert!(asked.p50 > 100 && asked.p50 <= asked.max, "{asked:?}");
     }
 }

@@ -1,135 +1,144 @@
-//! Values of any kind, and their tables.
+//! Values of trials, grouped by what was measured, placement and switch.
 
 use super::table::{Table, number};
+use crate::lab::observe::Discard;
 use crate::lab::placement::Placement;
-use crate::lab::trial::Discard;
 use crate::stats::{Ratio, Spread};
 use serde::Serialize;
-use std::collections::BTreeSet;
 
-/// One value of one trial.
+/// The value of one trial.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sample {
+pub struct Sample<T> {
     /// Name of the switch.
     pub switch: String,
     /// From 0.
     pub round: u32,
-    /// What was measured, with its unit.
+    /// What was measured.
     pub what: String,
     /// The value.
-    pub value: f64,
+    pub value: T,
     /// Distance of the cores before and after.
     pub placement: Placement,
     /// Why it does not count.
     pub discarded: Option<Discard>,
 }
 
-/// All tables, in Markdown.
-pub fn tables(samples: &[Sample], switches: &[String]) -> String {
-    let mut text = medians(samples, switches);
-    for peer in switches.iter().skip(1) {
-        text += "\n";
-        text += &ratios(samples, &switches[0], peer).to_string();
-    }
-    let of = samples.iter().map(|s| (&*s.switch, s.discarded));
-    text + "\n" + &discards("values", of, switches)
+/// Samples that count, of one measurement in one placement.
+pub struct Group<'a, T> {
+    /// What was measured.
+    pub what: &'a str,
+    /// The placement.
+    pub placement: Placement,
+    samples: Vec<&'a Sample<T>>,
 }
 
-/// Medians and quartiles, by measurement, placement and switch.
-pub fn medians(samples: &[Sample], switches: &[String]) -> String {
+impl<'a, T> Group<'a, T> {
+    /// The samples of a switch.
+    pub fn of(&self, switch: &str) -> Vec<&'a Sample<T>> {
+        let these = self.samples.iter().filter(|s| s.switch == switch);
+        these.copied().collect()
+    }
+}
+
+/// All groups: measurements in the order of their first samples, near before far.
+pub fn groups<T>(samples: &[Sample<T>]) -> Vec<Group<'_, T>> {
+    let mut names: Vec<&str> = Vec::new();
+    for sample in samples {
+        if !names.contains(&sample.what.as_str()) {
+            names.push(&sample.what);
+        }
+    }
+    let counted = || samples.iter().filter(|s| s.discarded.is_none());
+    let group = |what, placement| {
+        let these = counted().filter(|s| s.what == what && s.placement == placement);
+        let samples: Vec<_> = these.collect();
+        (!samples.is_empty()).then_some(Group {
+            what,
+            placement,
+            samples,
+        })
+    };
+    let in_all = |what| Placement::ALL.iter().filter_map(move |p| group(what, *p));
+    names.into_iter().flat_map(in_all).collect()
+}
+
+/// All tables of numbers, in Markdown.
+pub fn tables(samples: &[Sample<f64>], switches: &[String]) -> String {
     let mut table = Table::new("what | placement | switch | >trials | >median | IQR");
-    for (what, placement) in groups(samples) {
+    for group in groups(samples) {
+        let start = format!("{} | {}", group.what, group.placement.name());
         for switch in switches {
-            let values = kept(samples, switch, what, placement);
-            let Some(spread) = Spread::of(values.iter().map(|(_, value)| *value)) else {
+            let these = group.of(switch);
+            let Some(spread) = Spread::of(these.iter().map(|sample| sample.value)) else {
                 continue;
             };
             let [middle, lower, upper] = [spread.median, spread.lower, spread.upper].map(number);
-            let (name, count) = (placement.name(), values.len());
-            let (start, end) = (
-                format!("{what} | {name} | {switch}"),
-                format!("{lower}-{upper}"),
-            );
-            table.row(format_args!("{start} | {count} | {middle} | {end}"));
+            let count = these.len();
+            table.row(format_args!(
+                "{start} | {switch} | {count} | {middle} | {lower}-{upper}"
+            ));
         }
     }
-    table.to_string()
+    let ratios = ratios(samples, switches, |value| *value);
+    format!("{table}{ratios}\n{}", discards(samples, switches))
 }
 
-/// Ratios of `first` to `peer`, by measurement and placement.
-pub fn ratios(samples: &[Sample], first: &str, peer: &str) -> Table {
-    let titles = format!("what | placement | >{first} / {peer} | IQR over rounds | >rounds");
-    let mut table = Table::new(&titles);
-    for (what, placement) in groups(samples) {
-        let of = |switch| kept(samples, switch, what, placement);
-        let Some(ratio) = Ratio::of(&of(first), &of(peer)) else {
-            continue; // no divisor
-        };
-        table.row(format_args!("{what} | {} | {ratio}", placement.name()));
-    }
-    table
+/// A table for each switch but the first: the ratio of the first one's values to its own.
+pub fn ratios<T>(samples: &[Sample<T>], switches: &[String], value: fn(&T) -> f64) -> String {
+    let first = &switches[0];
+    let of_peer = |peer: &String| {
+        let titles = format!("what | placement | >{first} / {peer} | IQR over rounds | >rounds");
+        let mut table = Table::new(&titles);
+        for group in groups(samples) {
+            let of = |switch| -> Vec<(u32, f64)> {
+                let these = group.of(switch).into_iter();
+                these.map(|s| (s.round, value(&s.value))).collect()
+            };
+            if let Some(ratio) = Ratio::of(&of(first), &of(peer)) {
+                let name = group.placement.name();
+                table.row(format_args!("{} | {name} | {ratio}", group.what));
+            }
+        }
+        table.under("")
+    };
+    switches.iter().skip(1).map(of_peer).collect()
 }
 
-/// Table of each switch's `counted` things, and of those discarded, by reason. `of` yields each one's switch, and why it was
-/// discarded.
-pub fn discards<'a>(
-    counted: &str,
-    of: impl Iterator<Item = (&'a str, Option<Discard>)> + Clone,
-    switches: &[String],
-) -> String {
-    let mut table = Table::new(&format!(
-        "switch | >{counted} | >discarded: a thread waited | >discarded: placement | >discarded: a core was slow | \
-         >discarded: no traffic"
-    ));
+/// Table of each switch's samples, and of those discarded, by reason.
+pub fn discards<T>(samples: &[Sample<T>], switches: &[String]) -> String {
+    let mut table = Table::new(
+        "switch | >all | >discarded: a thread waited | >discarded: placement | >discarded: a core was slow | \
+         >discarded: no traffic",
+    );
     for switch in switches {
-        let count = |why: Option<Discard>| {
-            let these = of.clone().filter(|(whose, _)| whose == switch);
-            let these = these.filter(|(_, discarded)| why.is_none() || *discarded == why);
-            these.count()
-        };
+        let these = || samples.iter().filter(|sample| &sample.switch == switch);
+        let count = |why| these().filter(|s| s.discarded == Some(why)).count();
         table.row(format_args!(
             "{switch} | {} | {} | {} | {} | {}",
-            count(None),
-            count(Some(Discard::Waited)),
-            count(Some(Discard::Placement)),
-            count(Some(Discard::Clock)),
-            count(Some(Discard::NoTraffic)),
+            these().count(),
+            count(Discard::Waited),
+            count(Discard::Placement),
+            count(Discard::Clock),
+            count(Discard::NoTraffic),
         ));
     }
     table.to_string()
-}
-
-fn groups(samples: &[Sample]) -> BTreeSet<(&str, Placement)> {
-    let kept = samples.iter().filter(|s| s.discarded.is_none());
-    kept.map(|s| (s.what.as_str(), s.placement)).collect()
-}
-
-/// Values that count, each with its round.
-fn kept(samples: &[Sample], switch: &str, what: &str, placement: Placement) -> Vec<(u32, f64)> {
-    let these = samples
-        .iter()
-        .filter(|s| s.discarded.is_none() && s.switch == switch);
-    let these = these.filter(|s| s.what == what && s.placement == placement);
-    these.map(|s| (s.round, s.value)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample(switch: &str, round: u32, value: f64) -> Sample {
-        Sample {
+    #[test]
+    fn tables_leave_out_the_discarded_and_keep_placements_apart() {
+        let sample = |switch: &str, round, value| Sample {
             switch: switch.into(),
             round,
             what: "Gb/s".into(),
             value,
             placement: Placement::Near,
             discarded: None,
-        }
-    }
-
-    #[test]
-    fn tables_leave_out_the_discarded_and_keep_placements_apart() {
+        };
         let mut samples = vec![
             sample("crosspoint", 0, 20.0),
             sample("crosspoint", 1, 30.0),

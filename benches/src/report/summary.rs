@@ -1,78 +1,48 @@
 //! The report of a run, in Markdown.
 
-use super::plot::Plot;
 use super::results::Results;
-use super::samples::{discards, medians, ratios};
+use super::samples::{Group, Sample, discards, groups, ratios};
 use super::table::{Table, fixed, percent};
-use super::throughput;
-use super::values::{latency_groups, latency_of, samples};
+use crate::lab::observe::Shares;
 use crate::lab::placement::Placement;
-use crate::search::latency::Times;
-use crate::search::measure::Measurement;
-use crate::search::trials::{Ended, MAXIMUM, SearchTrial};
-use crate::search::{GoalResult, SearchResult};
-use crate::stats::median;
-use std::collections::BTreeSet;
+use crate::load::Times;
+use crate::load::scenario::{Frames, Scenario};
+use crate::stats::{Spread, median};
+use crate::trials::jury::Trial;
+use crate::trials::{LATENCY, MAXIMUM};
 
-/// The report. Plots follow the tables that they show.
-pub fn report(results: &Results, plots: &[Plot]) -> String {
+/// Trials of one group on one switch.
+type Trials<'a> = [&'a Sample<&'a Trial>];
+
+/// The report.
+pub fn report(results: &Results) -> String {
+    let maxima = results.trials(MAXIMUM);
+    let switches = &results.switches;
     let mut text = heading(results);
     text += "\n## Maximum receive rates\n\nMpps that arrived, of all frames that the switch accepted; over trials, ratios over rounds.\n\n";
-    text += &throughput::tables(results);
-    text += &images(plots, "rates");
-    text += &images(plots, "cycles");
-    if results.measurements.iter().any(|m| m.search.is_some()) {
-        text += &searched(results, plots);
-    }
-    if results.measurements.iter().any(|m| !m.latency.is_empty()) {
-        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. \
-                 The generator's turns limit the precision: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
-        text += &latency(results);
-        text += &images(plots, "latency");
-    }
+    text += &rates(&maxima, switches);
+    text += &over_plain(&maxima, switches).under("");
+    text += &large(&maxima, switches).under("");
+    text += &ratios(&maxima, switches, |trial| trial.mpps);
+    text += &latency(results).under(
+        "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over trials. \
+         The generator's turns limit the precision: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n",
+    );
     text += "\n## Trials\n\n";
-    let every = || results.measurements.iter();
-    let of = every().flat_map(|m| m.trials().map(|t| (m.switch.as_str(), t.discarded)));
-    text += &discards("trials", of, &results.switches);
-    text += &set_aside(results);
-    text + &not_measured(results)
+    text += &discards(&results.trials(""), switches);
+    text + &missing(results).under("\n## Not measured\n")
 }
 
-fn searched(results: &Results, plots: &[Plot]) -> String {
-    let mut text = String::from("\n## Non-drop and partial-drop rates\n\nMpps; over rounds.\n\n");
-    let mut samples = samples(results);
-    samples.retain(|sample| !sample.what.ends_with(MAXIMUM));
-    text += &medians(&samples, &results.switches);
-    for peer in results.switches.iter().skip(1) {
-        text += &ratios(&samples, &results.switches[0], peer).if_any();
-    }
-    text += "\n### Searches\n\n";
-    text += &searches(results);
-    text += &images(plots, "loss");
-    text += "\n### Frames lost in a row\n\nTrials that count, up to the upper bound of the last goal.\n\n";
-    text + &loss_runs(results)
-}
-
-fn not_measured(results: &Results) -> String {
+fn missing(results: &Results) -> Table {
     let mut table = Table::new("scenario | switch | why");
-    for skip in &results.skipped {
-        table.row(format_args!(
-            "{} | {} | {}",
-            skip.scenario, skip.switch, skip.why
-        ));
+    for missing in &results.missing {
+        let why = missing.why.replace('\n', " ").replace('|', "/");
+        let round = missing.round;
+        let failed = round.map_or(String::new(), |round| format!("round {round} failed: "));
+        let (scenario, switch) = (&missing.scenario, &missing.switch);
+        table.row(format_args!("{scenario} | {switch} | {failed}{why}"));
     }
-    for failure in &results.failed {
-        let why = failure.why.replace('\n', " ").replace('|', "/");
-        let (scenario, switch) = (&failure.scenario, &failure.switch);
-        let round = failure.round;
-        table.row(format_args!(
-            "{scenario}, round {round} | {switch} | failed: {why}"
-        ));
-    }
-    match table.if_any() {
-        table if table.is_empty() => table,
-        table => format!("\n## Not measured\n{table}"),
-    }
+    table
 }
 
 fn heading(results: &Results) -> String {
@@ -91,114 +61,32 @@ fn heading(results: &Results) -> String {
 
 /// Medians of a line's round trips in all trials that count, by placement.
 fn round_trips(results: &Results) -> String {
-    let trials = results.measurements.iter().flat_map(Measurement::trials);
-    let observed: Vec<_> = trials.filter(|t| t.counts()).map(|t| t.observed).collect();
-    let of = |placement: Placement| {
-        let these = observed.iter().filter(|o| o.placement == placement);
-        let middle = median(these.flat_map(|o| o.round_trips_ns).flatten())?;
+    let trials = results.trials("");
+    let of = |placement: &Placement| {
+        let counted = trials.iter().filter(|t| t.discarded.is_none());
+        let these = counted.filter(|trial| trial.placement == *placement);
+        let middle = median(
+            these
+                .flat_map(|t| t.value.observed.round_trips_ns)
+                .flatten(),
+        )?;
         Some(format!("{} {middle:.0} ns", placement.name()))
     };
-    let all = [Placement::Near, Placement::Far, Placement::Mixed];
-    let known: Vec<String> = all.into_iter().filter_map(of).collect();
+    let known: Vec<String> = Placement::ALL.iter().filter_map(of).collect();
     match known.is_empty() {
         true => String::new(),
         false => format!(" (in the trials that count, medians: {})", known.join(", ")),
     }
 }
 
-fn images(plots: &[Plot], kind: &str) -> String {
-    let these = plots.iter().filter(|plot| plot.kind == kind);
-    these
-        .map(|plot| format!("\n![{}]({})\n", plot.title, plot.file))
-        .collect()
+/// The median of a value of some trials.
+fn of(trials: &Trials, value: impl Fn(&Trial) -> Option<f64>) -> Option<f64> {
+    median(trials.iter().filter_map(|trial| value(trial.value)))
 }
 
-fn searches(results: &Results) -> String {
-    let mut table = Table::new(
-        "scenario | switch | >round | placement | goal | >Mpps | >lower bound | \
-         >upper bound | >trials | >busy cycles/frame | >ring full | irregular",
-    );
-    for measured in &results.measurements {
-        let Some(search) = &measured.search else {
-            continue;
-        };
-        let head = format!(
-            "{} | {} | {} | {}",
-            measured.scenario,
-            measured.switch,
-            measured.round,
-            search.placement.map_or("-", Placement::name),
-        );
-        let mut row = |goal: &str, rates: [Option<f64>; 3], count: usize, of: Trials, why: &str| {
-            let [rate, lower, upper] = rates.map(mpps);
-            let busy = fixed(median(of.iter().filter_map(|t| t.observed.busy_cycles)), 0);
-            let full = percent(median(of.iter().map(|trial| trial.ring_full)));
-            table.row(format_args!(
-                "{head} | {goal} | {rate} | {lower} | {upper} | {count} | {busy} | {full} | {why}"
-            ));
-        };
-        let maximum = at(search, MAXIMUM, None);
-        let rates = [search.maximum_receive_rate, None, None];
-        row(MAXIMUM, rates, maximum.len(), &maximum, "");
-        for found in &search.goals {
-            let lower = found.lower.map(|rate| at(search, "", Some(rate)));
-            let rates = [found.conditional_throughput, found.lower, found.upper];
-            let (trials, why) = (lower.unwrap_or_default(), irregular(search, found));
-            row(&found.goal.name, rates, found.trials, &trials, &why);
-        }
-    }
-    table.to_string()
-}
-
-type Trials<'a> = &'a [&'a SearchTrial];
-
-/// Trials that count and are for `purpose` (for any, if it is empty), at a rate.
-fn at<'a>(search: &'a SearchResult, purpose: &str, rate: Option<f64>) -> Vec<&'a SearchTrial> {
-    let trials = search.trials.iter();
-    let counted = trials.filter(|trial| trial.counts() && trial.rate == rate);
-    counted
-        .filter(|trial| purpose.is_empty() || trial.purpose == purpose)
-        .collect()
-}
-
-fn irregular(search: &SearchResult, found: &GoalResult) -> String {
-    match (found.irregular, search.ended) {
-        (None, _) => String::new(),
-        (Some(why), Ended::Done) => why.name().into(),
-        (Some(why), ended) => format!("{}: {}", why.name(), ended.name()),
-    }
-}
-
-fn latency(results: &Results) -> String {
-    let mut table = Table::new(
-        "scenario | placement | >load | switch | >Mpps | >p50 | >p90 | >p99 | >p99.9 | \
-         >max | >turn p50 | >turn p99 | >turn max",
-    );
-    let values: [fn(&Times) -> u64; 5] = [|t| t.p50, |t| t.p90, |t| t.p99, |t| t.p99_9, |t| t.max];
-    let of_turns: [fn(&Times) -> u64; 3] = [|t| t.p50, |t| t.p99, |t| t.max];
-    for (scenario, here, load) in latency_groups(results) {
-        for switch in &results.switches {
-            let points = latency_of(results, &scenario, here, load, switch);
-            let times: Vec<Times> = points.iter().filter_map(|point| point.times).collect();
-            let turns: Vec<Times> = points.iter().filter_map(|point| point.turns).collect();
-            if times.is_empty() {
-                continue;
-            }
-            let load = format!("{load} %");
-            let rate = mpps(median(points.iter().map(|point| point.rate)));
-            let cells = values.iter().map(|of| us(&times, of));
-            let cells = cells.chain(of_turns.iter().map(|of| us(&turns, of)));
-            let (name, cells) = (here.name(), cells.collect::<Vec<_>>().join(" | "));
-            table.row(format_args!(
-                "{scenario} | {name} | {load} | {switch} | {rate} | {cells}"
-            ));
-        }
-    }
-    table.to_string()
-}
-
-fn us(times: &[Times], of: impl Fn(&Times) -> u64) -> String {
-    let ns = median(times.iter().map(|times| of(times) as f64));
+/// The median of a percentile in microseconds.
+fn us(trials: &Trials, times: fn(&Trial) -> Option<Times>, part: fn(&Times) -> u64) -> String {
+    let ns = of(trials, |trial| Some(part(&times(trial)?) as f64));
     ns.map_or("-".into(), |ns| match ns / 1000.0 {
         us @ ..10.0 => format!("{us:.2}"),
         us @ ..100.0 => format!("{us:.1}"),
@@ -206,61 +94,120 @@ fn us(times: &[Times], of: impl Fn(&Times) -> u64) -> String {
     })
 }
 
-fn loss_runs(results: &Results) -> String {
-    let buckets = [
-        (1, 1),
-        (2, 3),
-        (4, 15),
-        (16, 63),
-        (64, 255),
-        (256, u64::MAX),
-    ];
-    let mut table = Table::new(
-        "scenario | switch | >1 | >2-3 | >4-15 | >16-63 | >64-255 | >256 and more | >longest",
-    );
-    let mut seen = BTreeSet::new();
-    for measured in &results.measurements {
-        let (scenario, switch) = (&measured.scenario, &measured.switch);
-        if measured.search.is_none() || !seen.insert((scenario, switch)) {
-            continue;
+/// A row for each group and each switch that has trials in it: group, placement and switch, and then `cells`.
+fn rows<'a>(
+    titles: &str,
+    samples: &[Sample<&'a Trial>],
+    switches: &[String],
+    cells: impl Fn(&Group<&'a Trial>, &str, &Trials) -> Option<Vec<String>>,
+) -> Table {
+    let mut table = Table::new(&format!("scenario | placement | switch | {titles}"));
+    for group in groups(samples) {
+        for switch in switches {
+            let these = group.of(switch);
+            let some = (!these.is_empty()).then_some(these);
+            if let Some(cells) = some.and_then(|these| cells(&group, switch, &these)) {
+                let (placement, cells) = (group.placement.name(), cells.join(" | "));
+                table.row(format_args!(
+                    "{} | {placement} | {switch} | {cells}",
+                    group.what
+                ));
+            }
         }
-        let same = results.measurements.iter();
-        let same = same.filter(|m| &m.scenario == scenario && &m.switch == switch);
-        let runs: Vec<(u64, u64)> = same.flat_map(runs_of).collect();
-        let counts = buckets.map(|(from, to)| {
-            let these = runs.iter().filter(|(len, _)| (from..=to).contains(len));
-            these.map(|(_, count)| count).sum::<u64>()
-        });
-        let longest = runs.iter().map(|(len, _)| *len).max().unwrap_or(0);
-        let counts = counts.map(|count| count.to_string()).join(" | ");
-        table.row(format_args!("{scenario} | {switch} | {counts} | {longest}"));
     }
+    table
+}
+
+fn rates(maxima: &[Sample<&Trial>], switches: &[String]) -> String {
+    let has_shares = maxima.iter().any(|t| t.value.observed.shares.is_some());
+    let shares: [fn(&Shares) -> Option<f64>; 3] = [|s| s.user, |s| s.kernel, |s| s.softirq];
+    let more = if has_shares {
+        " | >user | >kernel | >softirq"
+    } else {
+        ""
+    };
+    let titles = format!(
+        ">trials | >Mpps | IQR | >loss | >busy cycles/frame | >core cycles/frame | >ring full | >p50 µs | >p99 µs{more}"
+    );
+    let table = rows(&titles, maxima, switches, |_, _, these| {
+        let mpps = Spread::of(these.iter().map(|trial| trial.value.mpps))?;
+        let mut cells = vec![
+            these.len().to_string(),
+            format!("{:.2}", mpps.median),
+            format!("{:.2}-{:.2}", mpps.lower, mpps.upper),
+            percent(of(these, |t| Some(t.loss))),
+            fixed(of(these, |t| t.observed.busy_cycles), 0),
+            fixed(of(these, |t| t.core_cycles), 0),
+            percent(of(these, |t| Some(t.ring_full))),
+            us(these, |t| t.latency, |times| times.p50),
+            us(these, |t| t.latency, |times| times.p99),
+        ];
+        for share in shares.iter().filter(|_| has_shares) {
+            cells.push(fixed(of(these, |t| share(&t.observed.shares?)), 0));
+        }
+        Some(cells)
+    });
     table.to_string()
 }
 
-fn runs_of(measured: &Measurement) -> Vec<(u64, u64)> {
-    let goals = measured.search.iter().flat_map(|search| &search.goals);
-    let upper = goals.last().and_then(|found| found.upper);
-    let counted = measured.trials().filter(|trial| trial.counts());
-    let below = counted.filter(|trial| match (trial.rate, upper) {
-        (Some(rate), Some(upper)) => rate <= upper,
-        (rate, _) => rate.is_some(),
-    });
-    below.flat_map(|trial| trial.loss_runs.clone()).collect()
+/// The cost of many addresses, and of quiet guests, relative to the same scenario without them.
+fn over_plain(maxima: &[Sample<&Trial>], switches: &[String]) -> Table {
+    let titles = ">Mpps | >of the plain scenario's | >busy cycles/frame over it | >core cycles/frame over it | \
+                  >first frame of a quiet guest, p50 µs | >p99 µs";
+    let all = groups(maxima);
+    rows(titles, maxima, switches, |group, switch, these| {
+        let plain = group.what.parse::<Scenario>().ok()?.plain()?.to_string();
+        let mut others = all.iter().filter(|other| other.what == plain);
+        let plain = others.find(|other| other.placement == group.placement);
+        let plain = plain.map_or(Vec::new(), |plain| plain.of(switch));
+        let over = |value: fn(&Trial) -> Option<f64>| Some(of(these, value)? - of(&plain, value)?);
+        let mpps = of(these, |t| Some(t.mpps))?;
+        let part = of(&plain, |t| Some(t.mpps)).map(|plain| mpps / plain);
+        Some(vec![
+            format!("{mpps:.2}"),
+            percent(part),
+            fixed(over(|t| t.observed.busy_cycles), 0),
+            fixed(over(|t| t.core_cycles), 0),
+            us(these, |t| t.first, |times| times.p50),
+            us(these, |t| t.first, |times| times.p99),
+        ])
+    })
 }
 
-fn set_aside(results: &Results) -> String {
-    let count = |switch: &String| {
-        let these = results.measurements.iter().filter(|m| &m.switch == switch);
-        let trials = these.flat_map(Measurement::trials);
-        let aside = trials.filter(|trial| trial.other_placement).count();
-        format!("{switch} {aside}")
-    };
-    let counts: Vec<String> = results.switches.iter().map(count).collect();
-    format!(
-        "\nSet aside, being of the other placement: {}.\n",
-        counts.join(", ")
-    )
+/// Large frames: bits per second, and cycles per KiB, headers included.
+fn large(maxima: &[Sample<&Trial>], switches: &[String]) -> Table {
+    let titles = ">bytes | >Gb/s | >busy cycles/KiB | >core cycles/KiB";
+    rows(titles, maxima, switches, |group, _, these| {
+        let Frames::Large(shape) = group.what.parse::<Scenario>().ok()?.frames else {
+            return None;
+        };
+        let bytes = shape.frame_len() as f64;
+        let per_kib = |cycles: Option<f64>| fixed(cycles.map(|c| c * 1024.0 / bytes), 1);
+        Some(vec![
+            bytes.to_string(),
+            format!("{:.1}", of(these, |t| Some(t.mpps))? * bytes * 8.0 / 1e3),
+            per_kib(of(these, |t| t.observed.busy_cycles)),
+            per_kib(of(these, |t| t.core_cycles)),
+        ])
+    })
+}
+
+fn latency(results: &Results) -> Table {
+    let mut samples = results.trials("");
+    samples.retain(|sample| sample.value.purpose.starts_with(LATENCY));
+    for sample in &mut samples {
+        sample.what = format!("{}, {}", sample.what, sample.value.purpose);
+    }
+    let titles = ">Mpps | >p50 | >p90 | >p99 | >p99.9 | >max | >turn p50 | >turn p99 | >turn max";
+    let of_latency: [fn(&Times) -> u64; 5] =
+        [|t| t.p50, |t| t.p90, |t| t.p99, |t| t.p99_9, |t| t.max];
+    let of_turns: [fn(&Times) -> u64; 3] = [|t| t.p50, |t| t.p99, |t| t.max];
+    rows(titles, &samples, &results.switches, |_, _, these| {
+        let rate = mpps(of(these, |trial| trial.rate));
+        let cells = of_latency.map(|part| us(these, |t| t.latency, part));
+        let turns = of_turns.map(|part| us(these, |t| t.iterations, part));
+        Some([&[rate][..], &cells, &turns].concat())
+    })
 }
 
 fn mpps(rate: Option<f64>) -> String {
@@ -273,42 +220,27 @@ fn mpps(rate: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plot;
     use super::super::results::tests::made_up;
     use super::*;
-    use crate::search::Irregular;
 
     #[test]
     fn the_report_of_a_made_up_run() {
         let results = made_up();
-        let text = report(&results, &plot::all(&results));
+        let text = report(&results);
         insta::assert_snapshot!("report", text);
     }
 
     #[test]
-    fn a_goal_without_a_lower_bound_shows_no_cycles() {
+    fn the_core_is_shared_out_where_that_was_measured() {
         let mut results = made_up();
+        assert!(!report(&results).contains("| kernel |"));
         results.measurements.truncate(1);
-        let search = results.measurements[0].search.as_mut().unwrap();
-        search.ended = Ended::Disturbed;
-        let found = &mut search.goals[0];
-        found.irregular = Some(Irregular::NotReached);
-        (found.lower, found.conditional_throughput) = (None, None);
-        let row = "| pair-64 | crosspoint | 0 | near | NDR | - | - | 20.09 | 13 | - | - | not reached: disturbed too often |";
-        let text = searches(&results);
-        assert!(text.lines().any(|line| line == row), "{text}");
-        let rates = samples(&results).into_iter().map(|sample| sample.what);
-        assert!(rates.into_iter().all(|what| !what.contains("NDR")));
-    }
-
-    #[test]
-    fn every_table_has_rows_as_wide_as_its_head() {
-        let results = made_up();
-        let mut columns = None;
-        for line in report(&results, &[]).lines() {
-            let cells = line.matches('|').count();
-            assert!(cells == 0 || columns.is_none_or(|c| c == cells), "{line}");
-            columns = (cells > 0).then_some(cells);
-        }
+        results.measurements[0].trials[0].observed.shares = Some(Shares {
+            user: Some(300.0),
+            kernel: Some(1000.0),
+            softirq: None,
+        });
+        let text = report(&results);
+        assert!(text.contains(" | 300 | 1000 | - |"), "{text}");
     }
 }

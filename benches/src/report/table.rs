@@ -35,11 +35,11 @@ impl Table {
         self.rows += 1;
     }
 
-    /// The table after an empty line, if it has rows.
-    pub fn if_any(self) -> String {
+    /// The table under a heading, if it has rows.
+    pub fn under(self, heading: &str) -> String {
         match self.rows {
             0 => String::new(),
-            _ => format!("\n{}", self.text),
+            _ => format!("{heading}\n{}", self.text),
         }
     }
 }
@@ -81,23 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_of_numbers_are_on_the_right_and_empty_tables_are_left_out() {
+    fn columns_of_numbers_are_on_the_right_and_small_parts_are_short() {
         let mut table = Table::new("switch | >a <b> / c");
-        table.row(format_args!("a | {}", fixed(Some(1.25), 1)));
+        table.row(format_args!("a | {}", percent(Some(2e-6))));
         assert_eq!(
-            table.to_string(),
-            "| switch | a <b> / c |\n|---|--:|\n| a | 1.2 |\n"
+            table.under("# A"),
+            "# A\n| switch | a <b> / c |\n|---|--:|\n| a | 2e-4 % |\n"
         );
-        assert!(table.if_any().starts_with("\n| switch"));
-        assert_eq!(Table::new("x").if_any(), "");
-    }
-
-    #[test]
-    fn small_parts_and_large_numbers_are_short() {
-        assert_eq!(
-            [0.0, 2e-6, 0.256].map(|p| percent(Some(p))),
-            ["0", "2e-4 %", "25.6 %"]
-        );
+        assert_eq!(Table::new("x").under("# A"), "");
         assert_eq!(
             [0.1234, 12.34, 1234.5].map(number),
             ["0.123", "12.3", "1234"]

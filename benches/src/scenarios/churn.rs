@@ -4,16 +4,15 @@ use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::crosspoint::{self, Crosspoint, Setup};
 use crate::lab::machine::Machine;
-use crate::lab::peer::Ports;
+use crate::lab::switches::Ports;
 use crate::lab::threads::{FAVOUR, Thread};
 use crate::lab::watch::Wait;
 use crate::load::Load;
 use crate::load::churn_peers::{ChurnPeers, Interface, run_shell};
 use crate::load::guest_set::{GuestSet, GuestSetOptions, Stream};
 use crate::load::scenario::{Frames, Scenario, Topology};
-use crate::options::{ring_size, usage};
+use crate::options::{OutputOptions, usage};
 use crate::report::table::Table;
-use crate::report::write_json;
 use clap::Args;
 use crosspoint_frame::Clock;
 use serde::Serialize;
@@ -44,7 +43,12 @@ pub struct ChurnOptions {
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
     /// Measure a switch that is running already, not crosspoint: four sockets that it listens on
-    #[arg(long, value_name = "SOCK,SOCK,SOCK,SOCK", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "SOCK,SOCK,SOCK,SOCK",
+        value_delimiter = ',',
+        conflicts_with = "event_command"
+    )]
     pub against: Vec<PathBuf>,
     /// Start of the name of its polling thread, to measure whether it waited for its core
     #[arg(long, value_name = "PREFIX", requires = "against")]
@@ -64,8 +68,8 @@ pub struct ChurnOptions {
     /// Frame size with the 4-byte FCS
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
     pub size: u16,
-    /// Entries of the rings of the sender; the receiver's have twice as many
-    #[arg(long, default_value_t = 1024, value_parser = ring_size)]
+    /// Entries of the rings of the sender, a power of two; the receiver's have twice as many
+    #[arg(long, default_value_t = 1024)]
     pub ring: u16,
     /// Number of times that a third and a fourth guest are attached, get frames, and are shut down
     #[arg(long, default_value_t = 100)]
@@ -96,9 +100,8 @@ pub struct ChurnOptions {
     /// for long
     #[arg(long)]
     pub favour: bool,
-    /// Write every value to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 /// An event beside the measured guests.
@@ -125,26 +128,48 @@ impl Event {
     }
 }
 
-/// The events, and how often each happens.
-fn plan(options: &ChurnOptions) -> Vec<(Event, u32)> {
-    let mut plan = vec![
-        (Event::Attach, options.attach),
-        (Event::Kill, options.kill),
-        (Event::Pause, options.pause),
-        (Event::Reboot, options.reboot),
-    ];
-    if options.against.is_empty() {
-        plan.push((Event::Interface, options.interface));
+impl ChurnOptions {
+    /// The events, and how often each happens.
+    fn plan(&self) -> Vec<(Event, u32)> {
+        let is_crosspoint = self.against.is_empty();
+        let mut plan = vec![
+            (Event::Attach, self.attach),
+            (Event::Kill, self.kill),
+            (Event::Pause, self.pause),
+            (Event::Reboot, self.reboot),
+            (
+                Event::Interface,
+                if is_crosspoint { self.interface } else { 0 },
+            ),
+        ];
+        let commands = self.event_command.iter().cloned();
+        plan.extend(commands.map(|line| (Event::Command(line), self.events)));
+        plan.retain(|(_, count)| *count > 0);
+        plan
     }
-    let commands = options.event_command.iter().cloned();
-    plan.extend(commands.map(|line| (Event::Command(line), options.events)));
-    plan.retain(|(_, count)| *count > 0);
-    plan
+
+    fn check(&self) -> Result<(), BenchError> {
+        if self.switch_core.first() == Some(&self.generator_core) {
+            return usage("--generator-core has to differ from the first --switch-core");
+        }
+        if self.ring > RING_MAX || !self.ring.is_power_of_two() {
+            return usage("--ring: a power of two, no more than 16384");
+        }
+        if !self.against.is_empty() && self.against.len() != GUESTS {
+            return usage("--against takes four sockets");
+        }
+        Ok(())
+    }
+}
+
+/// Name of the interface that comes and goes.
+fn interface() -> String {
+    format!("cpb{}", std::process::id())
 }
 
 /// Runs `crosspoint-bench churn`.
 pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
-    check(options)?;
+    options.check()?;
     interrupt::catch()?;
     let clock = Clock::calibrate();
     let switch = Switch::start(options)?;
@@ -158,47 +183,35 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
         Some(rate) => rate as f64,
         None => maximum(&mut guests)? * f64::from(options.part) / 100.0,
     };
-    let name = format!("cpb{}", std::process::id());
+    // A pause whose frames would fill more than a quarter of the ring makes none.
+    let away = Duration::from_secs_f64(f64::from(options.ring / 4) / rate);
     let mut rows = Vec::new();
-    for (event, count) in plan(options) {
+    for (event, count) in options.plan() {
         eprintln!("{}, {count} times", event.name());
-        let phase = Phase {
-            options,
-            switch: &switch,
-            rate,
-        };
         let begun = Instant::now();
-        let happen = |started: &Switch| started.repeat(&event, count, &name, options);
-        rows.push(phase.run(event.name(), count, &mut guests, || happen(&switch))?);
+        let mut stream = |name: &str, count, work: &dyn Fn() -> Result<(), BenchError>| {
+            beside(&mut guests, (rate, away), switch.worker, work).map(|(stream, worker_wait)| {
+                Row {
+                    event: name.into(),
+                    count,
+                    stream,
+                    worker_wait,
+                }
+            })
+        };
+        rows.push(stream(event.name(), count, &|| {
+            switch.repeat(&event, count, options)
+        })?);
         let time = begun.elapsed();
-        let nothing = || interruptible_sleep(time);
-        rows.push(phase.run("nothing", 0, &mut guests, nothing)?);
+        rows.push(stream("nothing", 0, &|| interruptible_sleep(time))?);
     }
     let machine = Machine::here(options.generator_core, options.switch_core[0], clock);
-    println!(
-        "{machine}.\n\n{:.3} million frames of {} bytes per second, rings of {}\n",
-        rate / 1e6,
-        options.size,
-        options.ring
+    let (mpps, size, ring) = (rate / 1e6, options.size, options.ring);
+    let text = format!(
+        "{mpps:.3} million frames of {size} bytes per second, rings of {ring}\n\n{}",
+        table(&rows)
     );
-    print!("{}", table(&rows));
-    write_json(options.json.as_ref(), &machine, &rows)
-}
-
-fn check(options: &ChurnOptions) -> Result<(), BenchError> {
-    if options.switch_core.first() == Some(&options.generator_core) {
-        return usage("--generator-core has to differ from the first --switch-core");
-    }
-    if options.ring > RING_MAX {
-        return usage("--ring: no more than 16384");
-    }
-    if !options.against.is_empty() && options.against.len() != GUESTS {
-        return usage("--against takes four sockets");
-    }
-    if !options.against.is_empty() && !options.event_command.is_empty() {
-        return usage("--event-command is for crosspoint");
-    }
-    Ok(())
+    options.output.finish(&machine, &text, &rows)
 }
 
 fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
@@ -214,20 +227,37 @@ fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
 fn maximum(guests: &mut GuestSet) -> Result<f64, BenchError> {
     let mut least = f64::INFINITY;
     for trial in 0..MAXIMUM_TRIALS {
-        let offered = guests.offer(None, MAXIMUM_TRIAL)?;
-        eprintln!(
-            "maximum: {} sent, {:.3} Mpps, ring full at {:.0} % of polls, {:.2} % lost, p50 {:?} us",
-            offered.sent,
-            offered.mpps(),
-            offered.ring_full * 100.0,
-            offered.loss() * 100.0,
-            offered.latency_us(0.5),
-        );
+        let mpps = guests.offer(None, MAXIMUM_TRIAL)?.mpps();
+        eprintln!("maximum: {mpps:.3} Mpps");
         if trial > 0 {
-            least = least.min(offered.mpps());
+            least = least.min(mpps);
         }
     }
     Ok(least * 1e6)
+}
+
+/// Offers frames at a rate while `work` is done. Returns also the percentage of that time that the worker waited for its
+/// core.
+fn beside(
+    guests: &mut GuestSet,
+    (rate, away): (f64, Duration),
+    worker: Option<Thread>,
+    work: &dyn Fn() -> Result<(), BenchError>,
+) -> Result<(Stream, Option<f64>), BenchError> {
+    let over = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let generator = scope.spawn(|| guests.stream(rate, away, &over));
+        std::thread::sleep(SETTLE);
+        let wait = Wait::start(worker);
+        let done = work();
+        let worker_wait = wait.percent();
+        std::thread::sleep(SETTLE);
+        over.store(true, Ordering::Relaxed);
+        let stream = generator.join();
+        done?;
+        let stream = stream.expect("the release profile aborts on panics")?;
+        Ok((stream, worker_wait))
+    })
 }
 
 /// The measured switch.
@@ -252,7 +282,7 @@ impl Switch {
                 crosspoint: None,
             });
         }
-        let interfaces = (options.interface > 0).then(|| format!("cpb{}", std::process::id()));
+        let interfaces = (options.interface > 0).then(interface);
         let setup = Setup {
             cores: options.switch_core.clone(),
             guests: GUESTS,
@@ -265,11 +295,6 @@ impl Switch {
             worker: Some(started.worker),
             crosspoint: Some(started),
         })
-    }
-
-    /// Sockets of the guests that come and go.
-    fn others(&self) -> [&Path; 2] {
-        [2, 3].map(|number: usize| self.ports.sockets[number].as_path())
     }
 
     fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<GuestSet, BenchError> {
@@ -289,14 +314,8 @@ impl Switch {
     }
 
     /// Repeats `event` `count` times.
-    fn repeat(
-        &self,
-        event: &Event,
-        count: u32,
-        interface: &str,
-        options: &ChurnOptions,
-    ) -> Result<(), BenchError> {
-        let others = self.others();
+    fn repeat(&self, event: &Event, count: u32, options: &ChurnOptions) -> Result<(), BenchError> {
+        let others = [2, 3].map(|number: usize| self.ports.sockets[number].as_path());
         let stays = matches!(event, Event::Pause | Event::Reboot);
         let mut peers = stays.then(|| ChurnPeers::attach(others)).transpose()?;
         for _ in 0..count {
@@ -308,7 +327,7 @@ impl Switch {
                 (Event::Kill, _) => ChurnPeers::attach(others)?.kill()?,
                 (Event::Interface, _) => {
                     let metrics = self.crosspoint()?.metrics;
-                    Interface::add(interface, metrics)?.remove(metrics)?;
+                    Interface::add(&interface(), metrics)?.remove(metrics)?;
                 }
                 (Event::Command(line), _) => self.command(line)?,
                 _ => ChurnPeers::attach(others)?.detach()?,
@@ -324,9 +343,9 @@ impl Switch {
 
     fn command(&self, line: &str) -> Result<(), BenchError> {
         let started = self.crosspoint()?;
-        let variables = [
-            ("CROSSPOINT_SOCKET", started.control.as_path()),
-            ("CROSSPOINT_CONFIG", started.file.as_path()),
+        let variables: [(&str, &Path); 2] = [
+            ("CROSSPOINT_SOCKET", &started.control),
+            ("CROSSPOINT_CONFIG", &started.file),
         ];
         run_shell(line, &variables)
     }
@@ -341,47 +360,6 @@ struct Row {
     stream: Stream,
     /// Percent of the time that the worker waited for its core.
     worker_wait: Option<f64>,
-}
-
-struct Phase<'a> {
-    options: &'a ChurnOptions,
-    switch: &'a Switch,
-    rate: f64,
-}
-
-impl Phase<'_> {
-    /// Runs traffic while `work` is done.
-    fn run(
-        &self,
-        event: &str,
-        count: u32,
-        guests: &mut GuestSet,
-        work: impl FnOnce() -> Result<(), BenchError>,
-    ) -> Result<Row, BenchError> {
-        let worker = self.switch.worker;
-        let over = Arc::new(AtomicBool::new(false));
-        // A pause whose frames would fill more than a quarter of the ring makes none.
-        let away = Duration::from_secs_f64(f64::from(self.options.ring / 4) / self.rate);
-        std::thread::scope(|scope| {
-            let generator = scope.spawn(|| guests.stream(self.rate, away, &over));
-            std::thread::sleep(SETTLE);
-            let wait = Wait::start(worker);
-            let done = work();
-            let worker_wait = wait.percent();
-            std::thread::sleep(SETTLE);
-            over.store(true, Ordering::Relaxed);
-            let stream = generator
-                .join()
-                .expect("the release profile aborts on panics");
-            done?;
-            Ok(Row {
-                event: event.into(),
-                count,
-                stream: stream?,
-                worker_wait,
-            })
-        })
-    }
 }
 
 /// A thread with higher priority than all ordinary ones, until this is dropped.
@@ -435,27 +413,16 @@ mod tests {
     use crate::options::tests::parse;
 
     #[test]
-    fn what_is_to_happen_no_times_is_left_out() {
-        let options =
-            parse::<ChurnOptions>(&["--attach", "0", "--event-command", "true", "--events", "3"]);
-        let plan = plan(&options);
-        assert!(!plan.iter().any(|(event, _)| *event == Event::Attach));
-        assert_eq!(plan.last(), Some(&(Event::Command("true".into()), 3)));
-        assert_eq!(plan.len(), 5);
-    }
-
-    #[test]
-    fn another_switch_has_four_sockets_and_no_interfaces() {
-        assert!(check(&parse::<ChurnOptions>(&["--against", "/a,/b"])).is_err());
-        let options = parse::<ChurnOptions>(&["--against", "/a,/b,/c,/d"]);
-        assert!(check(&options).is_ok());
-        let interface = |(event, _): &(Event, u32)| *event == Event::Interface;
-        assert!(!plan(&options).iter().any(interface));
-    }
-
-    #[test]
-    fn the_first_worker_has_a_core_without_the_generator() {
-        assert!(check(&parse::<ChurnOptions>(&["--switch-core", "0,1"])).is_err());
-        assert!(check(&parse::<ChurnOptions>(&["--switch-core", "1,0"])).is_ok());
+    fn events_that_are_not_asked_for_or_not_possible_are_left_out() {
+        let options: ChurnOptions = parse(&["--attach", "0", "--event-command", "true"]);
+        let plan = options.plan();
+        assert_eq!(plan.first(), Some(&(Event::Kill, 100)));
+        assert_eq!(plan.last(), Some(&(Event::Command("true".into()), 100)));
+        let options: ChurnOptions = parse(&["--against", "/a,/b,/c,/d"]);
+        assert!(options.check().is_ok() && options.plan().len() == 4);
+        let wrong = ["--against /a,/b", "--switch-core 0,1", "--ring 1000"];
+        for wrong in wrong.map(|line| line.split(' ').collect::<Vec<_>>()) {
+            assert!(parse::<ChurnOptions>(&wrong).check().is_err(), "{wrong:?}");
+        }
     }
 }

@@ -3,16 +3,15 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::peer::{self, Peer};
+use crate::lab::observe::Discard;
+use crate::lab::peer::Peer;
 use crate::lab::placement::{Placement, probe};
 use crate::lab::process::{Process, shell};
 use crate::lab::schedule::{in_turn, on_core};
 use crate::lab::threads::Thread;
-use crate::lab::trial::Discard;
 use crate::lab::watch::Wait;
-use crate::options::{PlanOptions, check_equally_often};
+use crate::options::{CoreOptions, OutputOptions, RoundOptions, usage};
 use crate::report::samples::{Sample, tables};
-use crate::report::write_json;
 use clap::Args;
 use crosspoint_frame::Clock;
 use std::time::Duration;
@@ -25,7 +24,11 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Args, Clone, Debug)]
 pub struct CompareOptions {
     #[command(flatten)]
-    pub plan: PlanOptions,
+    pub rounds: RoundOptions,
+    #[command(flatten)]
+    pub cores: CoreOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
     /// Name of a switch; ratios are the first switch's to each other one. Repeat all four options for each switch
     #[arg(long, required = true)]
     pub name: Vec<String>,
@@ -46,46 +49,48 @@ pub struct CompareOptions {
 
 /// Runs `crosspoint-bench compare`.
 pub fn run(options: &CompareOptions) -> Result<(), BenchError> {
-    let plan = &options.plan;
-    plan.check()?;
-    let switches = switches(options)?;
+    options.cores.check()?;
+    options.rounds.bounds.check()?;
+    let switches = options.switches()?;
     let names: Vec<String> = switches.iter().map(|switch| switch.name.clone()).collect();
     interrupt::catch()?;
     let clock = Clock::calibrate();
     let mut samples = Vec::new();
-    for round in 0..plan.rounds {
+    for round in 0..options.rounds.rounds {
         for switch in in_turn(&switches, round) {
             eprintln!("round {round}: {}", switch.name);
-            let (worker, _running) = peer::start(switch, plan.switch_core)?;
-            for _ in 0..plan.trials {
+            let (worker, _running) = switch.start(options.cores.switch_core)?;
+            for _ in 0..options.rounds.trials {
                 for command in &options.measure {
                     let of = Of {
                         switch,
                         worker,
                         round,
                     };
-                    samples.extend(trial(plan, clock, &of, command)?);
+                    samples.extend(trial(options, clock, &of, command)?);
                 }
             }
         }
     }
-    let machine = plan.machine(clock);
-    print!("{machine}.\n\n{}", tables(&samples, &names));
-    write_json(plan.json.as_ref(), &machine, &samples)
+    let machine = options.cores.machine(clock);
+    let tables = tables(&samples, &names);
+    options.output.finish(&machine, &tables, &samples)
 }
 
-fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {
-    let (count, start, stop) = (options.name.len(), options.start.len(), options.stop.len());
-    let names = "--name, --start, --stop and --thread";
-    check_equally_often(names, &[count, start, stop, options.thread.len()])?;
-    let switch = |i: usize| Peer {
-        name: options.name[i].clone(),
-        start: options.start[i].clone(),
-        stop: options.stop[i].clone(),
-        ports: None,
-        thread: options.thread[i].clone(),
-    };
-    Ok((0..count).map(switch).collect())
+impl CompareOptions {
+    fn switches(&self) -> Result<Vec<Peer>, BenchError> {
+        let counts = [&self.start, &self.stop, &self.thread].map(Vec::len);
+        if counts != [self.name.len(); 3] {
+            return usage("give --name, --start, --stop and --thread equally often");
+        }
+        let switch = |i: usize| Peer {
+            name: self.name[i].clone(),
+            start: self.start[i].clone(),
+            stop: self.stop[i].clone(),
+            thread: self.thread[i].clone(),
+        };
+        Ok((0..self.name.len()).map(switch).collect())
+    }
 }
 
 /// A running switch, in one round.
@@ -96,24 +101,25 @@ struct Of<'a> {
 }
 
 fn trial(
-    plan: &PlanOptions,
+    options: &CompareOptions,
     clock: Clock,
     of: &Of,
     command: &str,
-) -> Result<Vec<Sample>, BenchError> {
+) -> Result<Vec<Sample<f64>>, BenchError> {
     interrupt::check()?;
+    let (cores, bounds) = (&options.cores, &options.rounds.bounds);
     let probe = || {
-        on_core(plan.generator_core, false, || {
-            Ok(probe(plan.switch_core, clock).round_trip_ns)
+        on_core(cores.generator_core, false, || {
+            Ok(probe(cores.switch_core, clock).round_trip_ns)
         })
     };
     let before = probe()?;
     let wait = Wait::start(of.worker);
     let results = measure(command, of.switch)?;
     let waited = wait.percent();
-    let placement = Placement::classify([before, probe()?], &plan.bounds);
+    let placement = Placement::classify([before, probe()?], bounds);
     // Trials are long here, and cores move during them: mixed placements get rows of their own.
-    let waited = waited.is_some_and(|percent| percent > plan.bounds.wait_max);
+    let waited = waited.is_some_and(|percent| percent > bounds.wait_max);
     let discarded = waited.then_some(Discard::Waited);
     let sample = |(what, value)| Sample {
         switch: of.switch.name.clone(),

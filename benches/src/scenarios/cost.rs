@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::ptr;
 
+/// Least number of bytes in one measurement.
+const BYTES_MIN: usize = 1 << 20;
 /// Bytes of the buffers for segments.
 const SEGMENT_ROOM: usize = 1536;
 /// `gso_type` of TCP over IPv4.
@@ -48,9 +50,6 @@ pub struct CostOptions {
     /// Rounds: each contains every measurement
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// Least number of KiB in one measurement
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
-    pub kib: u32,
     /// Core to measure on
     #[arg(long, default_value_t = 0)]
     pub core: usize,
@@ -375,7 +374,7 @@ pub fn run(options: &CostOptions) -> Result<(), BenchError> {
             let len = *len as usize;
             bench.check(len)?;
             let mut arena = Arena::new(len, (*memory as usize) << 20);
-            let bytes = ((options.kib as usize) << 10).max(len * arena.pairs.len());
+            let bytes = BYTES_MIN.max(len * arena.pairs.len());
             let cycles = rounds(&mut bench, &mut arena, options.rounds, bytes)?;
             add_rows(&mut table, *memory, len, &cycles);
         }

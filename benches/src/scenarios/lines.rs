@@ -3,19 +3,17 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::crosspoint::{self, Crosspoint, Setup};
-use crate::lab::machine::Machine;
+use crate::lab::crosspoint::{Crosspoint, Setup};
+use crate::lab::observe::{CLOCK_MIN, Discard};
 use crate::lab::placement::{self, Placement};
 use crate::lab::schedule::on_core;
 use crate::lab::threads::pin;
-use crate::lab::trial::{CLOCK_MIN, Discard};
 use crate::lab::watch::Crew;
 use crate::load::Load;
 use crate::load::guest_set::{GuestSet, GuestSetOptions};
 use crate::load::scenario::Scenario;
-use crate::options::PlanOptions;
+use crate::options::{CoreOptions, CrosspointOptions, RoundOptions};
 use crate::report::table::{Table, number};
-use crate::report::write_json;
 use crate::stats::median;
 use clap::Args;
 use crosspoint_frame::{Clock, tsc};
@@ -45,16 +43,14 @@ const TIMES: u32 = 4;
 #[derive(Args, Clone, Debug)]
 pub struct LinesOptions {
     #[command(flatten)]
-    pub plan: PlanOptions,
+    pub rounds: RoundOptions,
+    #[command(flatten)]
+    pub cores: CoreOptions,
+    #[command(flatten)]
+    pub crosspoint: CrosspointOptions,
     /// Length of a trial, milliseconds
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub trial_ms: u64,
-    /// SCHED_FIFO for generator and worker during trials
-    #[arg(long)]
-    pub realtime: bool,
-    /// The crosspoint binary; default: beside this one
-    #[arg(long, value_name = "PATH")]
-    pub switch: Option<PathBuf>,
     /// The example by_turns of crosspoint-engine, which measures what the switch needs if no line crosses; default: in
     /// examples next to this binary, if it exists
     #[arg(long, value_name = "PATH")]
@@ -64,14 +60,11 @@ pub struct LinesOptions {
 /// Cache lines that the switch's core must fetch, or take away from the guest's core, for 64-byte frames in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Crossing {
-    /// Per frame: lines that the guest wrote last, and the switch reads.
-    pub reads: f64,
-    /// Per frame: lines that the guest read last, and the switch writes.
-    pub writes: f64,
+    /// Per frame: lines that the guest wrote last, and the switch reads; and lines that the guest read last, and the switch
+    /// writes.
+    pub frame: [f64; 2],
     /// The same per burst.
-    pub reads_of_burst: f64,
-    /// See `reads_of_burst`.
-    pub writes_of_burst: f64,
+    pub burst: [f64; 2],
 }
 
 impl Crossing {
@@ -86,27 +79,24 @@ impl Crossing {
         if packed {
             // The switch writes used entries into the descriptors.
             return Self {
-                reads: descriptors + frame_sent,
-                writes: descriptors + frame_received,
-                reads_of_burst: 0.0,
-                writes_of_burst: 0.0,
+                frame: [descriptors + frame_sent, descriptors + frame_received],
+                burst: [0.0; 2],
             };
         }
         // A line holds 32 available entries or 8 used ones, in both rings. In addition, each ring has an available and a
         // used index.
+        let available = 2.0 / 32.0;
+        let used = 2.0 / 8.0;
         Self {
-            reads: descriptors + frame_sent + 2.0 / 32.0,
-            writes: frame_received + 2.0 / 8.0,
-            reads_of_burst: 2.0,
-            writes_of_burst: 2.0,
+            frame: [descriptors + frame_sent + available, frame_received + used],
+            burst: [2.0; 2],
         }
     }
 
     /// Cycles per frame, if a line read and a line written have these costs.
-    fn cycles(&self, [read, write]: [f64; 2]) -> f64 {
-        let reads = self.reads + self.reads_of_burst / BURST;
-        let writes = self.writes + self.writes_of_burst / BURST;
-        reads * read + writes * write
+    fn cycles(&self, costs: [f64; 2]) -> f64 {
+        let of = |i: usize| (self.frame[i] + self.burst[i] / BURST) * costs[i];
+        of(0) + of(1)
     }
 }
 
@@ -185,24 +175,25 @@ impl Shared {
 const PROBE_MAX: Duration = Duration::from_millis(200);
 
 /// The cost of lines to the switch's core, or `None` if a core was busy or moved. Call on the generator's core.
-fn probe(plan: &PlanOptions, clock: Clock) -> Option<Cost> {
-    let before = placement::probe(plan.switch_core, clock);
+fn probe(options: &LinesOptions, clock: Clock) -> Option<Cost> {
+    let core = options.cores.switch_core;
+    let before = placement::probe(core, clock);
     let shared = Shared::new();
     let deadline = tsc() + clock.cycles(PROBE_MAX);
     let cycles = std::thread::scope(|scope| {
         let there = scope.spawn(|| {
-            pin(plan.switch_core).ok()?;
+            pin(core).ok()?;
             want(&shared, deadline)
         });
         give(&shared, deadline);
         there.join().ok().flatten()
     });
-    let after = placement::probe(plan.switch_core, clock);
+    let after = placement::probe(core, clock);
     let clocks = [before.clocks_ghz, after.clocks_ghz].concat();
     let round_trips = [before.round_trip_ns, after.round_trip_ns];
     let [read, write, alone] = cycles?;
     Some(Cost {
-        placement: Placement::classify(round_trips, &plan.bounds),
+        placement: Placement::classify(round_trips, &options.rounds.bounds),
         ghz: clocks.into_iter().fold(f64::INFINITY, f64::min),
         read,
         write,
@@ -269,40 +260,38 @@ struct Row {
 
 /// Runs `crosspoint-bench lines`.
 pub fn run(options: &LinesOptions) -> Result<(), BenchError> {
-    options.plan.check()?;
+    options.cores.check()?;
+    options.rounds.bounds.check()?;
     interrupt::catch()?;
     let clock = Clock::calibrate();
-    let machine = options.plan.machine(clock);
-    let costs = costs(&options.plan, clock)?;
+    let machine = options.cores.machine(clock);
+    let costs = costs(options, clock)?;
     let rows = rows(options, clock, &costs)?;
-    print!("{}", report(&machine, &costs, &rows));
-    write_json(options.plan.json.as_ref(), &machine, &(costs, rows))
+    let text = format!("{}\n{}", cost_table(&costs), row_table(&rows));
+    let output = &options.crosspoint.output;
+    output.finish(&machine, &text, &(costs, rows))
 }
 
 /// Medians of probes, by placement.
-fn costs(plan: &PlanOptions, clock: Clock) -> Result<Vec<Cost>, BenchError> {
-    let probes = on_core(plan.generator_core, false, || {
-        Ok((0..PROBES)
-            .filter_map(|_| probe(plan, clock))
-            .collect::<Vec<_>>())
+fn costs(options: &LinesOptions, clock: Clock) -> Result<Vec<Cost>, BenchError> {
+    let probes = on_core(options.cores.generator_core, false, || {
+        let probes = (0..PROBES).filter_map(|_| probe(options, clock));
+        Ok(probes.collect::<Vec<_>>())
     })?;
     let fastest = probes.iter().map(|probe| probe.ghz).fold(0.0, f64::max);
-    let is_fast = |probe: &&Cost| probe.ghz > fastest * CLOCK_MIN;
-    let fast: Vec<&Cost> = probes.iter().filter(is_fast).collect();
-    let of = |placement: Placement| {
-        let here = || fast.iter().filter(|probe| probe.placement == placement);
+    let of = |placement: &Placement| {
+        let fast = probes.iter().filter(|p| p.ghz > fastest * CLOCK_MIN);
+        let here: Vec<_> = fast.filter(|p| p.placement == *placement).collect();
+        let middle = |of: fn(&Cost) -> f64| median(here.iter().map(|probe| of(probe)));
         Some(Cost {
-            placement,
-            ghz: median(here().map(|probe| probe.ghz))?,
-            read: median(here().map(|probe| probe.read))?,
-            write: median(here().map(|probe| probe.write))?,
-            alone: median(here().map(|probe| probe.alone))?,
+            placement: *placement,
+            ghz: middle(|probe| probe.ghz)?,
+            read: middle(|probe| probe.read)?,
+            write: middle(|probe| probe.write)?,
+            alone: middle(|probe| probe.alone)?,
         })
     };
-    Ok([Placement::Near, Placement::Far, Placement::Mixed]
-        .into_iter()
-        .filter_map(of)
-        .collect())
+    Ok(Placement::ALL.iter().filter_map(of).collect())
 }
 
 /// The measurements: a scenario of the suite, and arguments for by_turns.
@@ -314,15 +303,14 @@ const KINDS: [(&str, &[&str]); 4] = [
 ];
 
 fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>, BenchError> {
-    let setup = Setup::busy(options.plan.switch_core);
-    let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
+    let setup = Setup::busy(options.cores.switch_core);
+    let started = options.crosspoint.start(&setup)?;
+    let (core, realtime) = (options.cores.generator_core, options.crosspoint.realtime);
     let mut measured = Vec::new();
     for (name, _) in KINDS {
-        interrupt::check()?;
-        let trials = on_core(options.plan.generator_core, options.realtime, || {
+        measured.push(on_core(core, realtime, || {
             trials(options, clock, &started, name)
-        })?;
-        measured.push(trials);
+        })?);
     }
     drop(started); // the example needs the core
     let mut rows = Vec::new();
@@ -331,12 +319,9 @@ fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>
         let crossing = Crossing::of(scenario.packed, scenario.mergeable);
         let by_itself = by_itself(options, words);
         for cost in costs {
-            let here = || {
-                trials
-                    .iter()
-                    .filter(|(placement, _)| *placement == cost.placement)
-            };
-            let Some(cycles) = median(here().map(|(_, cycles)| *cycles)) else {
+            let here = trials.iter().filter(|(place, _)| *place == cost.placement);
+            let here: Vec<f64> = here.map(|(_, cycles)| *cycles).collect();
+            let Some(measured) = median(here.iter().copied()) else {
                 continue;
             };
             rows.push(Row {
@@ -348,8 +333,8 @@ fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>
                     crossing.cycles([cost.read, cost.write]),
                     crossing.cycles([cost.alone, cost.alone]),
                 ],
-                measured: cycles,
-                trials: here().count(),
+                measured,
+                trials: here.len(),
             });
         }
     }
@@ -363,30 +348,27 @@ fn trials(
     started: &Crosspoint,
     name: &str,
 ) -> Result<Vec<(Placement, f64)>, BenchError> {
-    let plan = &options.plan;
+    let (cores, rounds) = (&options.cores, &options.rounds);
     let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
-    let settings = GuestSetOptions::on(plan.generator_core);
+    let settings = GuestSetOptions::on(cores.generator_core);
     let mut guests = GuestSet::connect(&started.ports, &scenario, &settings, clock)?;
     let crew = Crew {
-        bounds: plan.bounds,
-        realtime: options.realtime,
+        bounds: rounds.bounds,
+        realtime: options.crosspoint.realtime,
         clock,
         metrics: Some(started.metrics),
         generators: guests.threads(),
-        workers: vec![(plan.switch_core, Some(started.worker))],
+        workers: vec![(cores.switch_core, Some(started.worker))],
     };
     let mut found = Vec::new();
-    for _ in 0..plan.rounds * plan.trials {
+    for _ in 0..rounds.rounds * rounds.trials {
         interrupt::check()?;
         let time = Duration::from_millis(options.trial_ms);
         let (offered, observed) = crew.observe(|| guests.offer(None, time))?;
-        let discarded = Discard::of(offered.arrived, &observed, plan.bounds.wait_max);
+        let discarded = Discard::of(offered.arrived, &observed, rounds.bounds.wait_max);
         if matches!(discarded, None | Some(Discard::Placement)) {
-            found.extend(
-                observed
-                    .busy_cycles
-                    .map(|cycles| (observed.placement, cycles)),
-            );
+            let cycles = observed.busy_cycles;
+            found.extend(cycles.map(|cycles| (observed.placement, cycles)));
         }
     }
     Ok(found)
@@ -395,12 +377,8 @@ fn trials(
 /// The output of the example, if it exists.
 fn by_itself(options: &LinesOptions, words: &[&str]) -> Option<f64> {
     let beside = || {
-        Some(
-            std::env::current_exe()
-                .ok()?
-                .parent()?
-                .join("examples/by_turns"),
-        )
+        let binary = std::env::current_exe().ok()?;
+        Some(binary.parent()?.join("examples/by_turns"))
     };
     let path = options.by_turns.clone().or_else(beside)?;
     let once = |_| {
@@ -417,43 +395,41 @@ fn median_of(text: &str) -> Option<f64> {
     before.rsplit(' ').next()?.parse().ok()
 }
 
-fn report(machine: &Machine, costs: &[Cost], rows: &[Row]) -> String {
-    let mut of_lines = Table::new(
+fn cost_table(costs: &[Cost]) -> Table {
+    let mut table = Table::new(
         "placement | >clock, GHz | >a line that the other core wrote, read with others | \
          >that it read, written with others | >that it wrote, each read alone",
     );
     for cost in costs {
         let cells = [cost.ghz, cost.read, cost.write, cost.alone].map(number);
-        of_lines.row(format_args!(
-            "{} | {}",
-            cost.placement.name(),
-            cells.join(" | ")
-        ));
+        let (name, cells) = (cost.placement.name(), cells.join(" | "));
+        table.row(format_args!("{name} | {cells}"));
     }
-    let mut of_scenarios = Table::new(
-        "scenario | placement | >lines read, a frame | >written | >read, a burst | \
-         >written | >by itself | >lines, none waited for | >lines, each waited for | \
-         >measured | >trials",
+    table
+}
+
+fn row_table(rows: &[Row]) -> Table {
+    let mut table = Table::new(
+        "scenario | placement | >lines read, a frame | >written | >read, a burst | >written | \
+         >by itself | >lines, none waited for | >lines, each waited for | >measured | >trials",
     );
     for row in rows {
-        let Crossing {
-            reads,
-            writes,
-            reads_of_burst,
-            writes_of_burst,
-        } = row.crossing;
-        of_scenarios.row(format_args!(
-            "{} | {} | {reads:.2} | {writes:.2} | {reads_of_burst} | {writes_of_burst} | {} | {} | {} | {} | {}",
+        let Crossing { frame, burst } = row.crossing;
+        let cycles = [row.predicted[0], row.predicted[1], row.measured].map(number);
+        table.row(format_args!(
+            "{} | {} | {:.2} | {:.2} | {} | {} | {} | {} | {}",
             row.scenario,
             row.placement.name(),
+            frame[0],
+            frame[1],
+            burst[0],
+            burst[1],
             row.by_itself.map_or("-".into(), number),
-            number(row.predicted[0]),
-            number(row.predicted[1]),
-            number(row.measured),
+            cycles.join(" | "),
             row.trials,
         ));
     }
-    format!("{machine}.\n\n{of_lines}\n{of_scenarios}")
+    table
 }
 
 #[cfg(test)]
@@ -461,30 +437,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_rings_cross_less_than_split_ones_and_no_index() {
-        for mergeable in [false, true] {
-            let (split, packed) = (
-                Crossing::of(false, mergeable),
-                Crossing::of(true, mergeable),
-            );
-            assert!(packed.reads < split.reads);
-            assert_eq!((packed.reads_of_burst, packed.writes_of_burst), (0.0, 0.0));
-        }
-        let (merged, single) = (Crossing::of(false, true), Crossing::of(false, false));
-        assert_eq!(merged.writes - single.writes, 1.0, "the header's line");
-    }
-
-    #[test]
     fn lines_are_followed_through_all_of_them() {
         let table = Shared::new();
         table.write_all();
         let sum: u64 = (0..LINES as u64).sum();
         assert_eq!(table.read_all(), sum);
-        assert_eq!(
-            table.follow(),
-            0,
-            "a circle of all lines ends where it began"
-        );
+        assert_eq!(table.follow(), 0, "a circle of all lines");
     }
 
     #[test]

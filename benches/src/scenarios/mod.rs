@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`guests`], [`options`] | `suite`, `vm`, `tso`: scenarios of guests |
+//! | [`suite`], [`suite_options`] | `suite`: scenarios of guests |
 //! | [`nic`] | `nic`: scenarios with NICs |
 //! | [`compare`] | `compare`: any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
@@ -18,9 +18,9 @@ pub mod compare;
 pub mod cost;
 pub mod fairness;
 pub mod feature_filter;
-pub mod guests;
 pub mod idle;
 pub mod lines;
 pub mod nic;
-pub mod options;
 pub mod scrape;
+pub mod suite;
+pub mod suite_options;

@@ -6,8 +6,8 @@ use crate::lab::crosspoint::{self, Setup};
 use crate::lab::machine::Machine;
 use crate::lab::metrics::{get, sum};
 use crate::lab::threads::Thread;
+use crate::options::OutputOptions;
 use crate::report::table::Table;
-use crate::report::write_json;
 use clap::Args;
 use crosspoint_frame::Clock;
 use hdrhistogram::Histogram;
@@ -47,9 +47,8 @@ pub struct ScrapeOptions {
     /// Fail if the 99th percentile of scrape times exceeds this
     #[arg(long, value_name = "MS")]
     pub max_ms: Option<f64>,
-    /// Write the values to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 /// The results.
@@ -80,16 +79,12 @@ pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
     };
     let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
     let thread = Thread::named(started.pid, THREAD);
-    let ran_ns = || {
-        thread
-            .and_then(|thread| thread.ran_ns())
-            .unwrap_or_default()
-    };
+    let ran_ns = || thread.and_then(Thread::ran_ns).unwrap_or_default();
     let measured = measure(options, started.metrics, ran_ns)?;
     let core = options.switch_cores[0];
     let machine = Machine::here(core, core, Clock::calibrate());
-    print!("{machine}.\n\n{}", table(&measured));
-    write_json(options.json.as_ref(), &machine, &measured)?;
+    let text = measured.table().to_string();
+    options.output.finish(&machine, &text, &measured)?;
     match options.max_ms {
         Some(max_ms) if measured.p99_ms > max_ms => Err(BenchError::backend(
             "crosspoint",
@@ -163,31 +158,23 @@ impl Iterations {
     }
 }
 
-fn table(measured: &Measured) -> Table {
-    let mut table = Table::new(
-        ">queues | >workers | >series | >KiB | >scrapes | >p50 ms | >p99 ms | >max ms | \
-         >CPU ms | >turns over 50 us, ppm | >while scraped, ppm",
-    );
-    let Measured {
-        queues,
-        workers,
-        series,
-        kib,
-        scrapes,
-        ..
-    } = measured;
-    let times = [
-        measured.p50_ms,
-        measured.p99_ms,
-        measured.max_ms,
-        measured.cpu_ms,
-    ];
-    let times = times.map(|ms| format!("{ms:.1}")).join(" | ");
-    let [quiet, scraped] = measured.disturbed_ppm;
-    table.row(format_args!(
-        "{queues} | {workers} | {series} | {kib} | {scrapes} | {times} | {quiet:.2} | {scraped:.2}"
-    ));
-    table
+impl Measured {
+    fn table(&self) -> Table {
+        let mut table = Table::new(
+            ">queues | >workers | >series | >KiB | >scrapes | >p50 ms | >p99 ms | >max ms | \
+             >CPU ms | >turns over 50 us, ppm | >while scraped, ppm",
+        );
+        let counts = [self.queues.into(), self.workers, self.series, self.kib];
+        let counts = counts.map(|count| count.to_string()).join(" | ");
+        let times = [self.p50_ms, self.p99_ms, self.max_ms, self.cpu_ms];
+        let times = times.map(|ms| format!("{ms:.1}")).join(" | ");
+        let [quiet, scraped] = self.disturbed_ppm;
+        table.row(format_args!(
+            "{counts} | {} | {times} | {quiet:.2} | {scraped:.2}",
+            self.scrapes
+        ));
+        table
+    }
 }
 
 #[cfg(test)]

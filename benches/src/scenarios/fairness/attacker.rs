@@ -16,12 +16,6 @@ pub struct Program {
     _directory: TempDir,
 }
 
-/// The folder of the attacker's sources.
-pub fn source(given: Option<&PathBuf>) -> PathBuf {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../switch/tests/attacker");
-    given.cloned().unwrap_or(beside)
-}
-
 /// One of its attacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attack {
@@ -66,19 +60,18 @@ pub struct Attacker {
 }
 
 impl Program {
-    /// Builds the program in `source` with its build.sh.
-    pub fn build(source: &Path) -> Result<Self, BenchError> {
+    /// Builds the program with its build.sh, in the folder that is given or in that of the source tree.
+    pub fn build(given: Option<&PathBuf>) -> Result<Self, BenchError> {
+        let tree = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../switch/tests/attacker");
+        let script = given.cloned().unwrap_or_else(tree).join("build.sh");
         let directory = TempDir::with_prefix("crosspoint-bench-")
             .map_err(BenchError::io("temporary directory"))?;
         let path = directory.path().join("attacker");
-        let script = source.join("build.sh");
         let status = Command::new("sh").arg(&script).arg(&path).status();
         let status = status.map_err(BenchError::io("sh"))?;
         if !status.success() {
-            let what = format!(
-                "{} fails: it needs cc (apt install gcc); --attacker names its folder",
-                script.display()
-            );
+            let needs = "it needs cc (apt install gcc); --attacker names its folder";
+            let what = format!("{} fails: {needs}", script.display());
             return Err(BenchError::backend(NAME, what));
         }
         Ok(Self {
@@ -134,7 +127,7 @@ impl Program {
 
 impl Attack {
     /// A line of `--list`.
-    fn parse(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(6, ' ');
         let mut next = || words.next();
         let name = next()?.to_owned();
@@ -183,20 +176,18 @@ impl Attacker {
     }
 
     fn expect(&mut self, wanted: &str) -> Result<(), BenchError> {
-        match self.line()? {
-            line if line == wanted => Ok(()),
-            line => {
-                let what = format!("says {line:?}, and not {wanted:?}");
-                Err(BenchError::backend(NAME, what))
-            }
+        let line = self.line()?;
+        if line == wanted {
+            return Ok(());
         }
+        let what = format!("says {line:?}, and not {wanted:?}");
+        Err(BenchError::backend(NAME, what))
     }
 
     fn line(&mut self) -> Result<String, BenchError> {
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .map_err(BenchError::io(NAME))?;
+        let read = self.answers.read_line(&mut line);
+        read.map_err(BenchError::io(NAME))?;
         Ok(line.trim_end().to_owned())
     }
 }
@@ -223,9 +214,7 @@ mod tests {
     /// The program builds, and every attack has what a row needs.
     #[test]
     fn the_program_lists_its_attacks() {
-        let source = super::source(None);
-        let program = Program::build(&source).unwrap();
-        let attacks = program.attacks().unwrap();
+        let attacks = Program::build(None).unwrap().attacks().unwrap();
         assert!(attacks.iter().any(|attack| attack.name == "plain-60"));
         assert!(attacks.iter().all(|a| a.queue_pairs > 0 && a.sinks > 0));
     }

@@ -4,17 +4,17 @@
 //! find nothing are short, and left out.
 
 use super::attacker::{Attack, Program};
-
 use super::options::{FairnessOptions, Victim};
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::crosspoint::Crosspoint;
-use crate::lab::schedule::{REALTIME, on_core};
-use crate::lab::threads::{PRIORITY_MEASURE, PRIORITY_POLL};
+use crate::lab::schedule::on_core;
+use crate::lab::threads::PRIORITY_MEASURE;
+use crate::options::check_failed;
 use crate::report::table::Table;
 use crate::report::write_files;
 use crosspoint_frame::Work;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -22,21 +22,17 @@ use std::os::unix::net::UnixStream;
 /// A poll iteration that takes no longer has found nothing.
 const IDLE_NS: u64 = 1_000;
 const NAME: &str = "the control socket";
+/// Quantiles in the table.
+const PARTS: [f64; 4] = [0.5, 0.99, 0.999, 1.0];
 
 /// The bursts of one attack.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Bursts {
     attack: String,
     /// Poll iterations that were longer than idle ones.
     turns: u64,
-    /// Half of them took less, microseconds.
-    p50_us: f64,
-    /// 99 in 100 took less.
-    p99_us: f64,
-    /// 999 in 1000 took less. Beyond that, the core was sometimes taken away.
-    p999_us: f64,
-    /// The longest, whatever its cause.
-    max_us: f64,
+    /// Quantiles of their lengths, microseconds: see [`PARTS`]. In the longest, the core was sometimes taken away.
+    us: [f64; PARTS.len()],
     /// The most work of one burst, units.
     work: u64,
     failed: Option<String>,
@@ -51,28 +47,21 @@ pub fn run(
     let mut rows = Vec::new();
     for attack in attacks {
         eprintln!("{}", attack.name);
-        let row = match measure(options, program, attack) {
+        rows.push(match measure(options, program, attack) {
             Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
-            Err(why) => failed(attack, &why),
+            Err(why) => Bursts {
+                attack: attack.name.clone(),
+                failed: Some(why.to_string()),
+                ..Bursts::default()
+            },
             Ok(row) => row,
-        };
-        rows.push(row);
+        });
         if let Some(directory) = &options.out {
             write_files(directory, &rows, &table(&rows))?;
         }
     }
     print!("{}", table(&rows));
-    match rows.iter().filter(|row| row.failed.is_some()).count() {
-        0 => Ok(()),
-        count => Err(BenchError::Usage(format!("{count} rows failed: see above"))),
-    }
-}
-
-fn failed(attack: &Attack, why: &BenchError) -> Bursts {
-    Bursts {
-        failed: Some(why.to_string()),
-        ..bursts(&attack.name, &BTreeMap::new(), 0)
-    }
+    check_failed(rows.iter().filter(|row| row.failed.is_some()).count())
 }
 
 fn measure(
@@ -82,78 +71,46 @@ fn measure(
 ) -> Result<Bursts, BenchError> {
     // The victim's ports exist, but no guest is attached to them.
     let victim = Victim::Guest;
-    let started = victim.start_switch(options, attack)?;
-    if options.realtime {
-        let set = started.worker.set_fifo(PRIORITY_POLL);
-        set.map_err(BenchError::io(REALTIME))?;
-    }
-    on_core(options.generator_core, false, || {
+    let setup = victim.setup(options, attack)?;
+    let started = options.crosspoint.start_realtime(&setup)?;
+    let core = options.cores.generator_core;
+    on_core(core, false, || {
         let sockets = victim.attackers_sockets(options, &started);
-        let mut attacker =
-            program.start(attack, options.generator_core, PRIORITY_MEASURE, sockets)?;
-        let before = Seen::of(&started)?;
+        let mut attacker = program.start(attack, core, PRIORITY_MEASURE, sockets)?;
+        let (before, _) = seen(&started)?;
         attacker.attack()?;
         for _ in 0..options.rounds() {
             interrupt::check()?;
             std::thread::sleep(options.time());
         }
         attacker.hold()?;
-        let after = Seen::of(&started)?;
+        let (mut turns, work) = seen(&started)?;
         attacker.end()?;
-        let mut turns = after.turns;
-        for (ns, count) in before.turns {
+        for (ns, count) in before {
             let left = turns.entry(ns).or_default();
             *left = left.saturating_sub(count);
         }
-        Ok(bursts(&attack.name, &turns, after.work))
+        Ok(bursts(&attack.name, &turns, work))
     })
 }
 
-/// Readings of the switch's worker.
-struct Seen {
-    /// Number of poll iterations, by their length in nanoseconds.
-    turns: BTreeMap<u64, u64>,
-    work: u64,
-}
-
-impl Seen {
-    fn of(started: &Crosspoint) -> Result<Self, BenchError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            ok: Snapshot,
-        }
-        #[derive(Deserialize)]
-        struct Snapshot {
-            status: Status,
-        }
-        #[derive(Deserialize)]
-        struct Status {
-            workers: Vec<Worker>,
-        }
-        #[derive(Deserialize)]
-        struct Worker {
-            turns: Turns,
-            burst_work_max: u64,
-        }
-        #[derive(Deserialize)]
-        struct Turns {
-            buckets_ns: Vec<(u64, u64)>,
-        }
-        let io = || BenchError::io(NAME);
-        let mut socket = UnixStream::connect(&started.control).map_err(io())?;
-        socket.write_all(b"{\"snapshot\":{}}\n").map_err(io())?;
-        let mut line = String::new();
-        BufReader::new(socket).read_line(&mut line).map_err(io())?;
-        let answer: Answer = serde_json::from_str(&line)
-            .map_err(|why| BenchError::backend(NAME, format!("answers {line:.100}: {why}")))?;
-        let workers = answer.ok.status.workers.into_iter();
-        let worker = workers.take(1).next();
-        let worker = worker.ok_or_else(|| BenchError::backend(NAME, "shows no worker"))?;
-        Ok(Self {
-            turns: worker.turns.buckets_ns.into_iter().collect(),
-            work: worker.burst_work_max,
-        })
-    }
+/// The worker's number of poll iterations by their length in nanoseconds, and the most work of one burst.
+fn seen(started: &Crosspoint) -> Result<(BTreeMap<u64, u64>, u64), BenchError> {
+    let io = || BenchError::io(NAME);
+    let mut socket = UnixStream::connect(&started.control).map_err(io())?;
+    socket.write_all(b"{\"snapshot\":{}}\n").map_err(io())?;
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).map_err(io())?;
+    let failed = |why| BenchError::backend(NAME, format!("answers {line:.100}: {why}"));
+    let mut answer: serde_json::Value = serde_json::from_str(&line).map_err(failed)?;
+    let mut take = |path: &str| {
+        let value = answer.pointer_mut(&format!("/ok/status/workers/0/{path}"));
+        value.map(serde_json::Value::take).unwrap_or_default()
+    };
+    let turns: Vec<(u64, u64)> =
+        serde_json::from_value(take("turns/buckets_ns")).map_err(failed)?;
+    let work = serde_json::from_value(take("burst_work_max")).map_err(failed)?;
+    Ok((turns.into_iter().collect(), work))
 }
 
 /// The bursts, from poll iterations by their length.
@@ -171,10 +128,7 @@ fn bursts(attack: &str, turns: &BTreeMap<u64, u64>, work: u64) -> Bursts {
     Bursts {
         attack: attack.into(),
         turns: all,
-        p50_us: us(0.5),
-        p99_us: us(0.99),
-        p999_us: us(0.999),
-        max_us: us(1.0),
+        us: PARTS.map(us),
         work,
         failed: None,
     }
@@ -182,23 +136,22 @@ fn bursts(attack: &str, turns: &BTreeMap<u64, u64>, work: u64) -> Bursts {
 
 fn table(rows: &[Bursts]) -> String {
     let mut table = Table::new(
-        "attack | >turns | >p50 us | >p99 us | >p99.9 us | >max us | >work, units | \
-         >of its bound",
+        "attack | >turns | >p50 us | >p99 us | >p99.9 us | >max us | >work, units | >of its bound",
     );
-    for row in rows.iter().filter(|row| row.failed.is_none()) {
-        let times = [row.p50_us, row.p99_us, row.p999_us, row.max_us];
-        let times = times.map(|us| format!("{us:.0}")).join(" | ");
+    let mut failed = String::new();
+    for row in rows {
         let (attack, turns, work) = (&row.attack, row.turns, row.work);
+        if let Some(why) = &row.failed {
+            failed += &format!("\n{attack} failed: {why}\n");
+            continue;
+        }
+        let times = row.us.map(|us| format!("{us:.0}")).join(" | ");
         let part = work as f64 * 100.0 / f64::from(Work::MOST);
         table.row(format_args!(
             "{attack} | {turns} | {times} | {work} | {part:.0} %"
         ));
     }
-    let failed = rows.iter().filter_map(|row| {
-        let why = row.failed.as_ref()?;
-        Some(format!("\n{} failed: {why}\n", row.attack))
-    });
-    table.to_string() + &failed.collect::<String>()
+    table.to_string() + &failed
 }
 
 #[cfg(test)]
@@ -209,9 +162,6 @@ mod tests {
     fn turns_that_found_nothing_are_no_bursts() {
         let turns = [(100, 1_000_000), (5_000, 998), (90_000, 1), (800_000, 1)];
         let bursts = bursts("tso-32", &turns.into_iter().collect(), 214_236);
-        assert_eq!(bursts.turns, 1000);
-        let times = (bursts.p50_us, bursts.p999_us, bursts.max_us);
-        assert_eq!(times, (5.0, 90.0, 800.0));
         let line = "| tso-32 | 1000 | 5 | 5 | 90 | 800 | 214236 | 50 % |";
         assert!(table(&[bursts]).contains(line));
     }

@@ -19,16 +19,16 @@ mod victim;
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::machine::Machine;
 use crate::lab::schedule::on_core;
 use crate::lab::threads::PRIORITY_MEASURE;
 use crate::lab::wire;
+use crate::options::check_failed;
 use crate::report::write_files;
 use attacker::{Attack, Attacker, Program};
 use crosspoint_frame::Clock;
 use options::{FairnessOptions, Victim};
 use std::time::{Duration, Instant};
-use table::{Results, Round, Row, report};
+use table::{Round, Row, report};
 use victim::Connected;
 
 /// Time after each change until rates are stable.
@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub fn run(options: &FairnessOptions) -> Result<(), BenchError> {
     options.check()?;
     interrupt::catch()?;
-    let program = Program::build(&attacker::source(options.attacker.as_ref()))?;
+    let program = Program::build(options.attacker.as_ref())?;
     let attacks = program.attacks()?;
     if options.list {
         for attack in &attacks {
@@ -46,90 +46,53 @@ pub fn run(options: &FairnessOptions) -> Result<(), BenchError> {
         }
         return Ok(());
     }
-    let attacks = options.choose(&attacks)?;
+    let attacks = options.choose(attacks)?;
     if options.burst {
         return burst::run(options, &program, &attacks);
     }
-    if options.victim.list().contains(&Victim::Nic) {
+    if options.victim.contains(&Victim::Nic) {
         wire::enter_namespace()?;
     }
     let clock = Clock::calibrate();
-    let mut results = Results {
-        arguments: std::env::args().collect(),
-        settings: options.settings(),
-        machine: Machine::here(options.generator_core, options.switch_core, clock),
-        bounds: options.bounds(),
-        rate: options.rate,
-        rows: Vec::new(),
-    };
+    let machine = options.cores.machine(clock);
+    let mut rows = Vec::new();
     for attack in &attacks {
-        for victim in options.victim.list() {
+        for victim in &options.victim {
             eprintln!("{} on {}", attack.name, victim.name());
-            results
-                .rows
-                .push(measure(options, &program, attack, *victim, clock)?);
-            write(options, &results)?;
+            let mut row = Row::new(attack, *victim, victim.fair_part(options));
+            match measure(options, &program, attack, clock, &mut row) {
+                Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+                measured => row.failed = measured.err().map(|why| why.to_string()),
+            }
+            rows.push(row);
+            if let Some(directory) = &options.out {
+                let report = format!("{machine}.\n\n{}", report(options, &rows));
+                write_files(directory, &(&machine, &rows), &report)?;
+            }
         }
     }
-    print!("{}", report(&results));
-    let failed = results.rows.iter().filter(|row| row.failed.is_some());
-    match failed.count() {
-        0 => Ok(()),
-        count => Err(BenchError::Usage(format!("{count} rows failed: see above"))),
-    }
+    let output = &options.crosspoint.output;
+    output.finish(&machine, &report(options, &rows), &rows)?;
+    check_failed(rows.iter().filter(|row| row.failed.is_some()).count())
 }
 
-fn write(options: &FairnessOptions, results: &Results) -> Result<(), BenchError> {
-    let Some(directory) = &options.out else {
-        return Ok(());
-    };
-    write_files(directory, results, &report(results))
-}
-
-/// Measures one row. A failure is noted in it, except for an interruption.
+/// Measures one row.
 fn measure(
-    options: &FairnessOptions,
-    program: &Program,
-    attack: &Attack,
-    victim: Victim,
-    clock: Clock,
-) -> Result<Row, BenchError> {
-    let mut row = Row {
-        attack: attack.name.clone(),
-        about: attack.about.clone(),
-        victim,
-        fair_part: victim.fair_part(options),
-        rounds: Vec::new(),
-        attacker: None,
-        attack_seconds: 0.0,
-        failed: None,
-    };
-    match fill(options, program, attack, clock, &mut row) {
-        Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
-        Err(why) => {
-            eprintln!("  failed: {why}");
-            row.failed = Some(why.to_string());
-        }
-        Ok(()) => {}
-    }
-    Ok(row)
-}
-
-fn fill(
     options: &FairnessOptions,
     program: &Program,
     attack: &Attack,
     clock: Clock,
     row: &mut Row,
 ) -> Result<(), BenchError> {
-    let started = row.victim.start_switch(options, attack)?;
+    let setup = row.victim.setup(options, attack)?;
+    let started = options.crosspoint.start(&setup)?;
+    let core = options.cores.generator_core;
     // The generator's thread has ordinary priority: `--realtime` is for the measurements.
-    on_core(options.generator_core, false, || {
+    on_core(core, false, || {
         let mut connected = row.victim.connect(options, &started, clock)?;
         let sockets = row.victim.attackers_sockets(options, &started);
         // With higher priority than the generator, which polls: the attacker's checks of the ring are short.
-        let priority = PRIORITY_MEASURE;
-        let mut attacker = program.start(attack, options.generator_core, priority, sockets)?;
+        let mut attacker = program.start(attack, core, PRIORITY_MEASURE, sockets)?;
         for number in 0..options.rounds() {
             interrupt::check()?;
             round(options, number, &mut attacker, &mut connected, row)?;
@@ -147,32 +110,26 @@ fn round(
     connected: &mut Connected,
     row: &mut Row,
 ) -> Result<(), BenchError> {
-    let mut alone = None;
-    if number.is_multiple_of(2) {
+    let mut observe = || {
         std::thread::sleep(SETTLE);
-        alone = Some(connected.observe(options)?);
-    }
+        connected.observe(options)
+    };
+    let is_first = number.is_multiple_of(2);
+    let before = is_first.then(&mut observe).transpose()?;
     attacker.attack()?;
     let begun = Instant::now();
-    std::thread::sleep(SETTLE);
-    let attacked = connected.observe(options);
+    let attacked = observe();
     attacker.hold()?;
     row.attack_seconds += begun.elapsed().as_secs_f64();
     let attacked = attacked?;
-    let alone = match alone {
+    let alone = match before {
         Some(alone) => alone,
-        None => {
-            std::thread::sleep(SETTLE);
-            connected.observe(options)?
-        }
+        None => observe()?,
     };
+    let lost = attacked.loss() * 100.0;
     eprintln!(
-        "  {:.3} Mpps alone, {:.3} under attack, {:.2} % lost, p99 {:?} and {:?} us",
-        alone.mpps,
-        attacked.mpps,
-        attacked.loss() * 100.0,
-        alone.p99_us,
-        attacked.p99_us
+        "  {:.3} Mpps alone, {:.3} under attack, {lost:.2} % lost",
+        alone.mpps, attacked.mpps
     );
     row.rounds.push(Round { alone, attacked });
     Ok(())

@@ -1,10 +1,8 @@
 //! The rows, and their table.
 
-use super::attacker::Done;
-use super::options::Victim;
+use super::attacker::{Attack, Done};
+use super::options::{FairnessOptions, Victim};
 use super::victim::Phase;
-use crate::lab::machine::Machine;
-use crate::lab::placement::Bounds;
 use crate::lab::placement::Placement;
 use crate::report::table::Table;
 use crate::stats::{Spread, median};
@@ -41,23 +39,6 @@ pub struct Row {
     pub failed: Option<String>,
 }
 
-/// A file of results.
-#[derive(Serialize)]
-pub struct Results {
-    /// The command line.
-    pub arguments: Vec<String>,
-    /// How it was measured, as text.
-    pub settings: String,
-    /// The machine.
-    pub machine: Machine,
-    /// The bounds of near and far.
-    pub bounds: Bounds,
-    /// Frames per second of the fixed rate.
-    pub rate: u64,
-    /// The rows, in order.
-    pub rows: Vec<Row>,
-}
-
 impl Round {
     /// Part of the rate alone that is kept under attack; `None` if that rate is 0.
     fn kept(&self) -> Option<f64> {
@@ -74,6 +55,20 @@ impl Round {
 }
 
 impl Row {
+    /// A row without rounds.
+    pub fn new(attack: &Attack, victim: Victim, fair_part: Option<f64>) -> Self {
+        Self {
+            attack: attack.name.clone(),
+            about: attack.about.clone(),
+            victim,
+            fair_part,
+            rounds: Vec::new(),
+            attacker: None,
+            attack_seconds: 0.0,
+            failed: None,
+        }
+    }
+
     /// Rounds whose two placements are equal; all rounds, if there are none.
     fn comparable(&self) -> Vec<&Round> {
         let clear = |round: &&Round| round.placement() != Placement::Mixed;
@@ -134,7 +129,6 @@ impl Row {
 
 /// The number of rounds in each placement.
 fn placements(rounds: &[&Round]) -> String {
-    let all = [Placement::Near, Placement::Far, Placement::Mixed];
     let count = |placement: &Placement| {
         let is = |round: &&&Round| round.placement() == *placement;
         match rounds.iter().filter(is).count() {
@@ -142,7 +136,8 @@ fn placements(rounds: &[&Round]) -> String {
             count => Some(format!("{} {count}", placement.name())),
         }
     };
-    all.iter().filter_map(count).collect::<Vec<_>>().join(", ")
+    let counts = Placement::ALL.iter().filter_map(count);
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 fn si(value: f64) -> String {
@@ -164,21 +159,17 @@ fn rows(rows: &[Row], rate: u64) -> Table {
 }
 
 /// The report, in Markdown.
-pub fn report(results: &Results) -> String {
-    let bounds = &results.bounds;
-    let mut text = format!(
-        "# What attacks take from a victim\n\n`{}`\n\n{}.\n\nNear below {} ns, far above {} ns.\n\n{}\n\n",
-        results.arguments.join(" "),
-        results.machine,
-        bounds.near_ns,
-        bounds.far_ns,
-        results.settings,
-    );
-    text += &rows(&results.rows, results.rate).to_string();
-    for row in results.rows.iter().filter(|row| row.failed.is_some()) {
-        let why = row.failed.as_deref().unwrap_or_default();
-        let name = row.victim.name();
-        let _ = writeln!(text, "\n{} on {name} failed: {why}", row.attack);
+pub fn report(options: &FairnessOptions, all: &[Row]) -> String {
+    let mut text = format!("{}\n\n{}", options.settings(), rows(all, options.rate));
+    for row in all {
+        if let Some(why) = &row.failed {
+            let _ = writeln!(
+                text,
+                "\n{} on {} failed: {why}",
+                row.attack,
+                row.victim.name()
+            );
+        }
     }
     text
 }
@@ -201,19 +192,6 @@ mod tests {
         }
     }
 
-    fn row(rounds: Vec<Round>) -> Row {
-        Row {
-            attack: "plain-60".into(),
-            about: "frames".into(),
-            victim: Victim::Guest,
-            fair_part: Some(0.5),
-            rounds,
-            attacker: None,
-            attack_seconds: 1.0,
-            failed: None,
-        }
-    }
-
     fn round(kept: f64, alone: Placement, attacked: Placement) -> Round {
         Round {
             alone: phase(2.0, alone),
@@ -223,21 +201,19 @@ mod tests {
 
     #[test]
     fn only_like_is_compared_with_like() {
-        let row = row(vec![
+        let attack = Attack::parse("plain-60 1 1 1 apart frames").unwrap();
+        let mut row = Row::new(&attack, Victim::Guest, Some(0.5));
+        row.rounds = vec![
             round(0.4, Placement::Near, Placement::Near),
             round(4.0, Placement::Near, Placement::Far),
             round(0.2, Placement::Far, Placement::Far),
-        ]);
-        let text = rows(&[row], 20_000).to_string();
+        ];
+        let text = rows(std::slice::from_ref(&row), 20_000).to_string();
         assert_eq!(
             text.lines().nth(2).unwrap(),
             "| plain-60 | guest | 30.0 % (25.0 to 35.0) | 60.0 % | 0.9988 | 5.0 / none | 5.0 / none | 1.00 % | near 1, far 1 |  |"
         );
-    }
-
-    #[test]
-    fn rounds_that_do_not_compare_are_named_so() {
-        let row = row(vec![round(0.4, Placement::Near, Placement::Far)]);
+        row.rounds = vec![round(0.4, Placement::Near, Placement::Far)];
         let text = rows(&[row], 20_000).to_string();
         assert!(text.contains("| mixed 1 |"), "{text}");
     }

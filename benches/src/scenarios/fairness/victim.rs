@@ -3,7 +3,7 @@
 use super::attacker::Attack;
 use super::options::{FairnessOptions, Victim};
 use crate::error::BenchError;
-use crate::lab::crosspoint::{self, Crosspoint, Setup};
+use crate::lab::crosspoint::{Crosspoint, Setup};
 use crate::lab::metrics::{get, sum};
 use crate::lab::placement::Placement;
 use crate::lab::threads::Thread;
@@ -14,7 +14,6 @@ use crate::load::guest_set::{GuestSet, GuestSetOptions};
 use crate::load::nic::{Flow, NicLoad, Path};
 use crate::load::scenario::Scenario;
 use crate::load::testpmd::{Testpmd, TestpmdOptions};
-use crate::options::Direction;
 use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -39,21 +38,16 @@ impl Victim {
     /// Its fair part of a worker, while one port attacks and all weights are 1: 0 to 1. An interface at a fixed rate needs
     /// less than its part.
     pub fn fair_part(self, options: &FairnessOptions) -> Option<f64> {
-        let guests = self.guests(options);
-        let senders = match (self, options.direction()) {
+        let senders = match (self, self.guests(options)) {
             (Self::Nic, _) => return None,
-            (Self::Guest, Direction::OneWay) => guests / 2,
-            (Self::Guest, Direction::Both) | (Self::Dpdk, _) => guests,
+            (_, 2) => 2,
+            (_, guests) => guests / 2,
         };
         Some(senders as f64 / (senders + 1) as f64)
     }
 
     /// A switch with ports for the victim and for `attack`.
-    pub fn start_switch(
-        self,
-        options: &FairnessOptions,
-        attack: &Attack,
-    ) -> Result<Crosspoint, BenchError> {
+    pub fn setup(self, options: &FairnessOptions, attack: &Attack) -> Result<Setup, BenchError> {
         let [own, others] = VLANS.map(|id| match attack.is_beside_victim {
             true => String::new(),
             false => format!("vlan = {{ access = {id} }}\n"),
@@ -62,21 +56,17 @@ impl Victim {
         let mut lines = vec![own.clone(); self.guests(options)];
         lines.push(pairs(attack.queue_pairs));
         lines.extend((0..attack.sinks).map(|_| pairs(attack.sink_queue_pairs)));
-        let interfaces = match self {
-            Self::Guest | Self::Dpdk => Vec::new(),
-            Self::Nic => {
-                wire::lay()?;
-                vec![wire::NEAR[1].to_owned()]
-            }
-        };
-        let setup = Setup {
+        let mut setup = Setup {
             guests: lines.len(),
             guest_lines: lines,
-            interfaces,
-            interface_lines: own,
-            ..Setup::busy(options.switch_core)
+            ..Setup::busy(options.cores.switch_core)
         };
-        crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)
+        if self == Self::Nic {
+            wire::lay()?;
+            setup.interfaces = vec![wire::NEAR[1].to_owned()];
+            setup.interface_lines = own;
+        }
+        Ok(setup)
     }
 
     /// The sockets of `started` that belong to the attacker.
@@ -95,72 +85,52 @@ impl Victim {
         started: &Crosspoint,
         clock: Clock,
     ) -> Result<Connected, BenchError> {
-        let crew = |generators| Crew {
-            bounds: options.bounds(),
-            realtime: options.realtime,
-            clock,
-            metrics: Some(started.metrics),
-            generators,
-            workers: vec![(options.switch_core, Some(started.worker))],
-        };
-        match self {
+        let core = options.cores.generator_core;
+        let mut equals = Equals::default();
+        let (load, generators): (Box<dyn Load>, _) = match self {
             Self::Guest => {
-                let scenario = scenario(options)?;
-                let settings = GuestSetOptions::on(options.generator_core);
+                let name = match options.guests {
+                    2 => "both-64".to_owned(),
+                    guests => format!("pairs{}-64", guests / 2),
+                };
+                let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
+                let settings = GuestSetOptions::on(core);
                 let guests = GuestSet::connect(&started.ports, &scenario, &settings, clock)?;
-                Ok(Connected {
-                    crew: crew(guests.threads()),
-                    load: Box::new(guests),
-                    is_saturating: true,
-                    is_paced: true,
-                    equals: Equals::of(&scenario, started),
-                })
+                equals = Equals::of(&scenario, started);
+                let threads = guests.threads();
+                (Box::new(guests), threads)
             }
             Self::Nic => {
                 let flow = Flow {
                     path: Path::NicToGuest,
-                    len: Some(FRAME_LEN),
+                    len: FRAME_LEN,
                     flows: 1,
                 };
-                Ok(Connected {
-                    load: Box::new(NicLoad::connect(flow, &started.ports)?),
-                    crew: crew(vec![(options.generator_core, Thread::current())]),
-                    is_saturating: false,
-                    is_paced: true,
-                    equals: Equals::default(),
-                })
+                let nic = NicLoad::connect(flow, &started.ports)?;
+                (Box::new(nic), vec![(core, Thread::current())])
             }
             Self::Dpdk => {
-                let testpmd = TestpmdOptions {
-                    core: options.generator_core,
-                    size: 64,
-                    flows: 1,
-                    ring: 256,
-                    mergeable: true,
-                    huge_pages: false,
-                    realtime: false,
-                };
+                let testpmd = TestpmdOptions::on(core);
                 let guests = Testpmd::connect(&started.ports.sockets, &testpmd)?;
-                Ok(Connected {
-                    crew: crew(vec![(options.generator_core, guests.worker)]),
-                    load: Box::new(guests),
-                    is_saturating: true,
-                    is_paced: false,
-                    equals: Equals::default(),
-                })
+                let threads = vec![(core, guests.worker)];
+                (Box::new(guests), threads)
             }
-        }
+        };
+        Ok(Connected {
+            load,
+            crew: Crew {
+                bounds: options.bounds(),
+                realtime: options.crosspoint.realtime,
+                clock,
+                metrics: Some(started.metrics),
+                generators,
+                workers: vec![(options.cores.switch_core, Some(started.worker))],
+            },
+            is_saturating: self != Self::Nic,
+            is_paced: self != Self::Dpdk,
+            equals,
+        })
     }
-}
-
-/// The guests' scenario.
-fn scenario(options: &FairnessOptions) -> Result<Scenario, BenchError> {
-    let name = match (options.guests, options.direction()) {
-        (2, Direction::OneWay) => "pair-64".to_owned(),
-        (2, Direction::Both) => "both-64".to_owned(),
-        (guests, _) => format!("pairs{}-64", guests / 2),
-    };
-    name.parse().map_err(BenchError::Usage)
 }
 
 /// A connected victim.
@@ -250,26 +220,21 @@ impl Connected {
         let Self { load, crew, .. } = self;
         let time = options.time();
         let before = self.equals.frames()?;
-        let saturated = match self.is_saturating {
-            true => Some(crew.observe(|| load.offer(None, time))?),
-            false => None,
-        };
+        let mut offer = |rate| crew.observe(|| load.offer(rate, time));
+        let saturated = self.is_saturating.then(|| offer(None)).transpose()?;
         let after = self.equals.frames()?;
         let frames: Vec<f64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
-        let paced = match self.is_paced {
-            true => Some(crew.observe(|| load.offer(Some(options.rate as f64), time))?),
-            false => None,
-        };
+        let rate = Some(options.rate as f64);
+        let paced = self.is_paced.then(|| offer(rate)).transpose()?;
         let (Some((first, before)), Some((offered, observed))) = (
             saturated.as_ref().or(paced.as_ref()),
             paced.as_ref().or(saturated.as_ref()),
         ) else {
             return Err(BenchError::backend("the victim", "can do nothing"));
         };
-        let mpps = first.mpps();
         let longer = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         Ok(Phase {
-            mpps,
+            mpps: first.mpps(),
             due: offered.due,
             arrived: offered.arrived.min(offered.due),
             p50_us: offered.latency_us(0.5),
