@@ -6,7 +6,7 @@
 
 use super::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::error::BenchError;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use crosspoint_frame::{Clock, tsc};
 use serde::Serialize;
 use std::sync::Barrier;
@@ -52,7 +52,7 @@ pub struct Bounds {
 }
 
 /// Distance of two cores before and after a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// They share a cache.
@@ -60,7 +60,6 @@ pub enum Placement {
     /// They do not share a cache.
     Far,
     /// Between the bounds, different before and after, or unknown.
-    #[value(skip)]
     Mixed,
 }
 

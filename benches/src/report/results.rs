@@ -75,7 +75,6 @@ impl Results {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::lab::machine;
     use crate::lab::observe::{Discard, Observed};
     use crate::lab::placement::Placement;
     use crate::load::{Offered, Times};
@@ -148,7 +147,7 @@ pub mod tests {
         };
         Results {
             arguments: vec!["crosspoint-bench".into(), "suite".into()],
-            machine: machine::tests::made_up(),
+            machine: Machine::default(),
             bounds: parse(&[]),
             settings: "workers on [1], generators on [0]".into(),
             switches: vec!["crosspoint".into(), "ovs <3.5>".into()],
