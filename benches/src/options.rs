@@ -1,11 +1,7 @@
 //! Options that several subcommands have.
 
 use crate::error::BenchError;
-use crate::lab::crosspoint::{self, Crosspoint, Setup};
-use crate::lab::machine::Machine;
-use crate::lab::placement::Bounds;
-use crate::lab::schedule::REALTIME;
-use crate::lab::threads::PRIORITY_POLL;
+use crate::lab::{Bounds, Crosspoint, Machine, PRIORITY_POLL, REALTIME, Setup, crosspoint};
 use clap::Args;
 use crosspoint_frame::Clock;
 use serde::Serialize;

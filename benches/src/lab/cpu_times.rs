@@ -1,6 +1,6 @@
 //! The parts of a core's time spent in the kernel and in the program.
 
-use crate::lab::threads::Thread;
+use crate::lab::Thread;
 use std::fs;
 
 /// Ticks per second in /proc (USER_HZ, the same on all machines that Linux runs on today).

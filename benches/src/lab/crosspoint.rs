@@ -1,11 +1,10 @@
 //! The crosspoint binary: with one busy worker and two guest ports, or configured by a [`Setup`].
 
-use super::metrics::Counters;
-use super::process::{Process as Child, START_MAX, is_socket, wait_until};
-use super::switches::{Ports, Running};
-use super::threads::Thread;
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::lab::{
+    Counters, Ports, Process as Child, Running, START_MAX, Thread, is_socket, wait_until,
+};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;

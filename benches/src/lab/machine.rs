@@ -1,7 +1,6 @@
 //! The machine on which something was measured, described by the properties in which machines differ.
 
-use super::placement::{Probe, probe};
-use super::threads::pin;
+use crate::lab::{Probe, pin, probe};
 use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::fmt;

@@ -12,17 +12,34 @@
 //! | [`schedule`] | switches in turn, and work on a core |
 //! | [`observe`], [`watch`] | observations around each trial, and why it is discarded |
 
-pub mod cpu_times;
+mod cpu_times;
 pub mod crosspoint;
-pub mod machine;
+mod machine;
 pub mod metrics;
-pub mod nic_switches;
-pub mod observe;
-pub mod peer;
+mod nic_switches;
+mod observe;
+mod peer;
 pub mod placement;
 pub mod process;
-pub mod schedule;
-pub mod switches;
-pub mod threads;
-pub mod watch;
+mod schedule;
+mod switches;
+mod threads;
+mod watch;
 pub mod wire;
+
+pub use cpu_times::CoreTimes;
+pub use crosspoint::{Crosspoint, Setup};
+pub use machine::Machine;
+pub use metrics::Counters;
+pub use nic_switches::NicSwitch;
+pub use observe::{CLOCK_MIN, Discard, Observed, Shares};
+pub use peer::Peer;
+pub use placement::{Bounds, Placement, Probe, probe};
+pub use process::{Process, START_MAX, STOP_MAX, is_socket, shell, wait_until};
+pub use schedule::{REALTIME, in_turn, measure_on, on_core};
+pub use switches::{
+    Need, PeerSwitch, Place, Ports, Running, Switch, TESTPMD_THREADS, lock_peers, peers_dir,
+};
+pub use threads::{FAVOUR, PRIORITY_MEASURE, PRIORITY_POLL, Thread, pin};
+pub use watch::{Crew, Wait};
+pub use wire::{FAR, NEAR, SPARE};

@@ -1,9 +1,7 @@
 //! The measured switches, between the interfaces of [`wire`] or between a guest and one of them.
 
-use super::crosspoint::{self, Setup};
-use super::switches::{PeerSwitch, Place, Ports, Running};
-use super::wire::{self, NEAR};
 use crate::error::BenchError;
+use crate::lab::{NEAR, PeerSwitch, Place, Ports, Running, Setup, crosspoint, wire};
 use clap::ValueEnum;
 use std::path::Path;
 
@@ -12,7 +10,7 @@ const PEER_FILES: &str = "/run/crosspoint-bench-nic";
 
 /// A switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
+pub enum NicSwitch {
     /// One busy worker.
     Crosspoint,
     /// Open vSwitch with DPDK's net_af_xdp, one PMD thread.
@@ -36,7 +34,7 @@ impl Drop for Bridge {
     }
 }
 
-impl Switch {
+impl NicSwitch {
     /// Its name in tables.
     pub fn name(self) -> String {
         let value = self.to_possible_value();

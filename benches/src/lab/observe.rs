@@ -1,6 +1,6 @@
 //! Observations around a trial, and why it is discarded.
 
-use super::placement::Placement;
+use crate::lab::Placement;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,9 +1,8 @@
 //! Another switch, started and stopped by commands.
 
-use super::process::{Process as Child, START_MAX, STOP_MAX, shell, wait_until};
-use super::threads::Thread;
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::lab::{Process as Child, START_MAX, STOP_MAX, Thread, shell, wait_until};
 use tempfile::TempDir;
 
 /// A switch that is started and stopped by commands.

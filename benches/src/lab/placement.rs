@@ -4,8 +4,8 @@
 //! one, and the same program becomes 1.5 to 2.5 times faster or slower. Trials can be compared only if the cores were
 //! equally far apart.
 
-use super::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::error::BenchError;
+use crate::lab::{PRIORITY_MEASURE, Thread, pin};
 use clap::Args;
 use crosspoint_frame::{Clock, tsc};
 use serde::Serialize;

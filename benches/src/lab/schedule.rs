@@ -1,7 +1,7 @@
 //! The schedule of a run: switches in turn, and work on a chosen core.
 
-use super::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::error::BenchError;
+use crate::lab::{PRIORITY_MEASURE, Thread, pin};
 
 /// Error text if the permission is missing.
 pub const REALTIME: &str = "--realtime needs CAP_SYS_NICE";

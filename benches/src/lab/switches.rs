@@ -1,10 +1,8 @@
 //! The measured switches: crosspoint, and the peers that the scripts in `benches/peers` start, with as many ports as a
 //! scenario needs.
 
-use super::crosspoint::{self, Setup};
-use super::peer::Peer;
-use super::threads::Thread;
 use crate::error::BenchError;
+use crate::lab::{Peer, Setup, Thread, crosspoint};
 use rustix::fs::FlockOperation;
 use std::any::Any;
 use std::fmt::Write;

@@ -1,11 +1,9 @@
 //! Observations around each trial.
 
-use super::metrics::Counters;
-use super::observe::Observed;
-use super::placement::{Bounds, Placement, Probe, probe};
-use super::schedule::{REALTIME, on_core};
-use super::threads::{PRIORITY_POLL, Thread};
 use crate::error::BenchError;
+use crate::lab::{
+    Bounds, Counters, Observed, PRIORITY_POLL, Placement, Probe, REALTIME, Thread, on_core, probe,
+};
 use crosspoint_frame::Clock;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

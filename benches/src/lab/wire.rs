@@ -78,7 +78,8 @@ pub fn index(interface: &str) -> Result<u32, BenchError> {
     index.map_err(BenchError::io(file))
 }
 
-fn command(line: &str) -> Result<(), BenchError> {
+/// Runs a command that must succeed, without a shell.
+pub fn command(line: &str) -> Result<(), BenchError> {
     let mut words = line.split_whitespace();
     let program = words.next().unwrap_or_default();
     process::run(Command::new(program).args(words), line)

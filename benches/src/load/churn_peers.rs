@@ -4,11 +4,11 @@ use super::{addresses, connect};
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::metrics::read_sum;
-use crate::lab::process::{run, shell};
+use crate::lab::wait_until;
+use crate::lab::wire::command;
 use crosspoint_guest::{Guest, GuestOptions};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Number of the first among all guests; those before it are measured.
@@ -121,12 +121,10 @@ pub struct Interface<'a>(&'a str);
 impl<'a> Interface<'a> {
     /// Creates it, and waits until the switch with metrics at `metrics` has it as a port.
     pub fn add(name: &'a str, metrics: SocketAddr) -> Result<Self, BenchError> {
-        let peer = format!("{name}p");
-        ip(&["link", "add", name, "type", "veth", "peer", "name", &peer])?;
+        command(&format!("ip link add {name} type veth peer name {name}p"))?;
         let this = Self(name);
-        for end in [name, &peer] {
-            ip(&["link", "set", end, "up"])?;
-        }
+        command(&format!("ip link set {name} up"))?;
+        command(&format!("ip link set {name}p up"))?;
         wait_up(name, metrics, true)?;
         Ok(this)
     }
@@ -141,48 +139,22 @@ impl<'a> Interface<'a> {
 
 impl Drop for Interface<'_> {
     fn drop(&mut self) {
-        if let Err(why) = ip(&["link", "del", self.0]) {
+        if let Err(why) = command(&format!("ip link del {}", self.0)) {
             eprintln!("{why}");
         }
     }
 }
 
-fn ip(arguments: &[&str]) -> Result<(), BenchError> {
-    run(Command::new("ip").args(arguments), "ip")
-}
-
-/// Runs a shell command that must succeed, with `variables` in its environment.
-pub fn run_shell(line: &str, variables: &[(&str, &Path)]) -> Result<(), BenchError> {
-    run(shell(line).envs(variables.iter().copied()), line)
-}
-
 /// Waits until port `name` is up, or down.
 fn wait_up(name: &str, metrics: SocketAddr, up: bool) -> Result<(), BenchError> {
-    let deadline = Instant::now() + CONNECT_MAX;
     let label = format!("port=\"{name}\"");
-    loop {
+    let is_there = wait_until(CONNECT_MAX, || {
         interrupt::check()?;
         let value = read_sum(metrics, "crosspoint_port_up", &label);
         let value = value.map_err(BenchError::io("metrics"))?;
-        if (value > 0.0) == up {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let what = format!("port {name} is not {}", if up { "up" } else { "down" });
-            return Err(BenchError::backend("crosspoint", what));
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_that_fails_says_why() {
-        assert!(run_shell("test $A = /b", &[("A", Path::new("/b"))]).is_ok());
-        let why = run_shell("echo no such thing >&2; exit 3", &[]).unwrap_err();
-        assert!(why.to_string().contains("no such thing"), "{why}");
-    }
+        Ok(((value > 0.0) == up).then_some(()))
+    })?;
+    let state = if up { "up" } else { "down" };
+    let what = format!("port {name} is not {state}");
+    is_there.ok_or_else(|| BenchError::backend("crosspoint", what))
 }

@@ -1,7 +1,7 @@
 //! Connects this process's guests to a switch.
 
 use crate::error::BenchError;
-use crate::lab::switches::Ports;
+use crate::lab::Ports;
 use crosspoint_guest::{Guest, GuestError, GuestOptions, Listener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The work of one generator's thread: it visits its guests in turn, as fast as possible.
 
-use super::idle_guests::Quiet;
 use crate::error::BenchError;
+use crate::load::Quiet;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
 use crosspoint_guest::{ForwardPump, RxPump, TxPump};

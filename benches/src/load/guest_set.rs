@@ -1,14 +1,12 @@
 //! The connected guests of a scenario, and the threads that drive them.
 
-use super::addresses;
-use super::connect::connect;
-use super::generator::{self, AWAY, GuestQueue, Job, Outcome, Sender, Sink};
-use super::idle_guests::Quiet;
-use super::scenario::{Role, Scenario};
 use super::{Load, Offered, part_of, times};
 use crate::error::BenchError;
-use crate::lab::switches::Ports;
-use crate::lab::threads::{Thread, pin};
+use crate::lab::{Ports, Thread, pin};
+use crate::load::connect::connect;
+use crate::load::{
+    AWAY, GuestQueue, Job, Outcome, Quiet, Role, Scenario, Sender, Sink, addresses, generator,
+};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
@@ -446,20 +444,15 @@ fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
 /// The sum of all generators' outcomes.
 fn sum(outcomes: &[Outcome], clock: Clock) -> Offered {
     let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    let longest = outcomes
-        .iter()
-        .map(|outcome| outcome.seconds)
-        .fold(0.0, f64::max);
+    let lengths = outcomes.iter().map(|outcome| outcome.seconds);
+    let longest = lengths.fold(0.0, f64::max);
     let within = total(|outcome| outcome.arrived_within);
     let (polls, full) = (total(|o| o.polls), total(|o| o.polls_full));
+    let sent = outcomes.iter().flat_map(|outcome| &outcome.sent);
     Offered {
         seconds: longest,
         due: total(|outcome| outcome.due),
-        sent: outcomes
-            .iter()
-            .flat_map(|o| &o.sent)
-            .map(|(_, sent)| sent)
-            .sum(),
+        sent: sent.map(|(_, sent)| sent).sum(),
         arrived: within + total(|outcome| outcome.arrived_late),
         arrived_within: within,
         ring_full: part_of(full, polls),
@@ -476,10 +469,7 @@ fn nanoseconds(
     clock: Clock,
 ) -> Histogram<u64> {
     let mut all = times();
-    for value in outcomes
-        .iter()
-        .flat_map(|outcome| cycles(outcome).iter_recorded())
-    {
+    for value in outcomes.iter().flat_map(|o| cycles(o).iter_recorded()) {
         let ns = clock.ns(value.value_iterated_to()) as u64;
         all.saturating_record_n(ns.max(1), value.count_at_value());
     }

@@ -1,10 +1,9 @@
 //! Guests attached beside the busy ones, and quiet: each in turn sends one frame to the first of them.
 
-use super::addresses;
-use super::connect::connect;
-use super::scenario::Scenario;
 use crate::error::BenchError;
-use crate::lab::switches::Ports;
+use crate::lab::Ports;
+use crate::load::connect::connect;
+use crate::load::{Scenario, addresses};
 use crate::random::Random;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};

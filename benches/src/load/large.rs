@@ -4,11 +4,13 @@
 //! At most [`IN_FLIGHT`] frames are in flight, as with TCP's window: a switch that takes larger bursts than the receiver has
 //! buffers for is not forced to drop.
 
-use super::connect::connect;
-use super::tcp::{self, CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
-use super::{Load, Offered, addresses, part_of};
 use crate::error::BenchError;
-use crate::lab::switches::Ports;
+use crate::lab::Ports;
+use crate::load::connect::connect;
+use crate::load::{
+    CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, Load, MSS, Offered, SEQUENCE_AT, TCP_AT, addresses,
+    part_of, tcp,
+};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::{self, features};
 use crosspoint_guest::ring::DESCRIPTOR_LEN;
@@ -300,9 +302,8 @@ impl Sender {
         let mut frame = Vec::new();
         for buffer in buffers {
             let mut bytes = vec![0; buffer.len as usize];
-            self.area
-                .view()
-                .read((buffer.address - FRAMES_BASE) as usize, &mut bytes);
+            let at = (buffer.address - FRAMES_BASE) as usize;
+            self.area.view().read(at, &mut bytes);
             frame.extend(bytes);
         }
         Some(frame.split_off(net::HEADER_LEN))
@@ -354,13 +355,10 @@ fn learn(sender: &mut Sender, receiver: &mut Guest, name: &str) -> Result<(), Be
     let deadline = Instant::now() + CHECK_MAX;
     loop {
         receiver.send(0, &[&hello])?;
-        let frames = sender
-            .guest
-            .receive_at_least(0, 1, Duration::from_millis(100))?;
-        if frames
-            .iter()
-            .any(|(_, frame)| frame.starts_with(&hello[..12]))
-        {
+        let wait = Duration::from_millis(100);
+        let frames = sender.guest.receive_at_least(0, 1, wait)?;
+        let is_hello = |(_, frame): &(_, Vec<u8>)| frame.starts_with(&hello[..12]);
+        if frames.iter().any(is_hello) {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -401,17 +399,10 @@ fn compare(header: &VirtioNetHdr, frame: &[u8], sent: &[u8], number: u32) -> Res
         num_buffers: 0,
         ..*header
     };
-    if got != expected {
-        let len = frame.len();
+    let (len, sent_len) = (frame.len(), sent.len());
+    if got != expected || len != sent_len {
         return Err(format!(
-            "arrives with {len} bytes and the header {header:?}"
-        ));
-    }
-    if frame.len() != sent.len() {
-        return Err(format!(
-            "of {} bytes arrives with {}",
-            sent.len(),
-            frame.len()
+            "of {sent_len} bytes arrives with {len} and the header {header:?}"
         ));
     }
     // A switch may put a different pseudo-header sum in the field; a receiver does not read it.

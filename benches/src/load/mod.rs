@@ -26,6 +26,19 @@ pub mod tcp;
 pub mod testpmd;
 pub mod wakes;
 
+pub use churn_peers::{ChurnPeers, Interface};
+pub use generator::{AWAY, GuestQueue, Job, Outcome, Sender, Sink};
+pub use guest_set::{GuestSet, GuestSetOptions, Stream};
+pub use idle_guests::Quiet;
+pub use large::{LargeGuests, Shape};
+pub use nic::{Flow, NicLoad, Path};
+pub use nic_programs::{End, Programs, Sending};
+pub use pair::Pair;
+pub use scenario::{Frames, Role, Scenario, Topology};
+pub use tcp::{CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
+pub use testpmd::{Testpmd, TestpmdOptions};
+pub use wakes::{Floor, Gaps, WakeTimes, pause, wake_worker};
+
 use crate::error::BenchError;
 use hdrhistogram::Histogram;
 use serde::Serialize;

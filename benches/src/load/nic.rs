@@ -1,11 +1,10 @@
 //! Traffic between far ends of interfaces, or between a guest and a far end: a [`Load`].
 
-use super::connect::connect;
-use super::nic_programs::{End, Programs, Sending, now_ns};
-use super::{Load, Offered, addresses, part_of, times};
 use crate::error::BenchError;
-use crate::lab::switches::Ports;
-use crate::lab::wire::{self, FAR, NEAR};
+use crate::lab::{FAR, NEAR, Ports, wire};
+use crate::load::connect::connect;
+use crate::load::nic_programs::now_ns;
+use crate::load::{End, Load, Offered, Programs, Sending, addresses, part_of, times};
 use clap::ValueEnum;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
 use hdrhistogram::Histogram;

@@ -2,7 +2,7 @@
 
 use super::times;
 use crate::error::BenchError;
-use crate::lab::wire::SPARE;
+use crate::lab::SPARE;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{

@@ -3,8 +3,8 @@
 //! `pair-64-10000`, `pair-64-4000macs`, `pair-64-idle256`, `chain8-64`, `many-to-one-7` (64 bytes, the default); and
 //! `tso[-PIECE[-SEGMENTS]]`.
 
-use super::large::Shape;
-use crate::lab::switches::Need;
+use crate::lab::Need;
+use crate::load::Shape;
 use crate::options::FCS_LEN;
 use std::fmt;
 use std::str::FromStr;

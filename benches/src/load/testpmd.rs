@@ -6,9 +6,7 @@
 
 use super::{Load, Offered};
 use crate::error::BenchError;
-use crate::lab::schedule::REALTIME;
-use crate::lab::switches::TESTPMD_THREADS;
-use crate::lab::threads::{PRIORITY_MEASURE, Thread};
+use crate::lab::{PRIORITY_MEASURE, REALTIME, TESTPMD_THREADS, Thread};
 use crate::options::FCS_LEN;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Read, Seek, Write};

@@ -1,11 +1,9 @@
 //! Wakes of a sleeping worker: how long they take, and whether they ever fail.
 
-use super::pair::Pair;
-use super::{Times, times};
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::schedule::REALTIME;
-use crate::lab::threads::{PRIORITY_POLL, Thread, pin};
+use crate::lab::{PRIORITY_POLL, REALTIME, Thread, pin};
+use crate::load::{Pair, Times, times};
 use crate::random::Random;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::EventFd;

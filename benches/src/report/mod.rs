@@ -11,9 +11,12 @@ pub mod samples;
 pub mod summary;
 pub mod table;
 
+pub use results::{Missing, Results};
+pub use samples::{Group, Sample, discards, groups, ratios, tables};
+pub use table::{Table, fixed, number, percent};
+
 use crate::error::BenchError;
-use crate::lab::machine::Machine;
-use results::Results;
+use crate::lab::Machine;
 use serde::Serialize;
 use std::fs;
 use std::path::Path;

@@ -1,10 +1,8 @@
 //! The results of scenarios.
 
-use super::samples::Sample;
-use crate::lab::machine::Machine;
-use crate::lab::placement::Bounds;
-use crate::trials::Measurement;
-use crate::trials::jury::Trial;
+use crate::lab::{Bounds, Machine};
+use crate::report::Sample;
+use crate::trials::{Measurement, Trial};
 use serde::Serialize;
 
 /// All results of a run.
@@ -75,8 +73,8 @@ impl Results {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::lab::observe::{Discard, Observed};
     use crate::lab::placement::Placement;
+    use crate::lab::{Discard, Observed};
     use crate::load::{Offered, Times};
     use crate::options::tests::parse;
     use crate::trials::{LATENCY, MAXIMUM};

@@ -1,8 +1,7 @@
 //! Values of trials, grouped by what was measured, placement and switch.
 
-use super::table::{Table, number};
-use crate::lab::observe::Discard;
-use crate::lab::placement::Placement;
+use crate::lab::{Discard, Placement};
+use crate::report::{Table, number};
 use crate::stats::{Ratio, Spread};
 use serde::Serialize;
 

@@ -1,15 +1,10 @@
 //! The report of a run, in Markdown.
 
-use super::results::Results;
-use super::samples::{Group, Sample, discards, groups, ratios};
-use super::table::{Table, fixed, percent};
-use crate::lab::observe::Shares;
-use crate::lab::placement::Placement;
-use crate::load::Times;
-use crate::load::scenario::{Frames, Scenario};
+use crate::lab::{Placement, Shares};
+use crate::load::{Frames, Scenario, Times};
+use crate::report::{Group, Results, Sample, Table, discards, fixed, groups, percent, ratios};
 use crate::stats::{Spread, median};
-use crate::trials::jury::Trial;
-use crate::trials::{LATENCY, MAXIMUM};
+use crate::trials::{LATENCY, MAXIMUM, Trial};
 
 /// Trials of one group on one switch.
 type Trials<'a> = [&'a Sample<&'a Trial>];

@@ -2,21 +2,16 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::crosspoint::{self, Crosspoint, Setup};
-use crate::lab::machine::Machine;
-use crate::lab::switches::Ports;
-use crate::lab::threads::{FAVOUR, Thread};
-use crate::lab::watch::Wait;
-use crate::load::Load;
-use crate::load::churn_peers::{ChurnPeers, Interface, run_shell};
-use crate::load::guest_set::{GuestSet, GuestSetOptions, Stream};
-use crate::load::scenario::{Frames, Scenario, Topology};
+use crate::lab::{Crosspoint, FAVOUR, Machine, Setup, Thread, Wait, crosspoint, process, shell};
+use crate::load::{
+    ChurnPeers, Frames, GuestSet, GuestSetOptions, Interface, Load, Scenario, Stream, Topology,
+};
 use crate::options::{OutputOptions, usage};
-use crate::report::table::Table;
+use crate::report::Table;
 use clap::Args;
 use crosspoint_frame::Clock;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,17 +37,6 @@ pub struct ChurnOptions {
     /// The crosspoint binary; default: beside this one
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
-    /// Measure a switch that is running already, not crosspoint: four sockets that it listens on
-    #[arg(
-        long,
-        value_name = "SOCK,SOCK,SOCK,SOCK",
-        value_delimiter = ',',
-        conflicts_with = "event_command"
-    )]
-    pub against: Vec<PathBuf>,
-    /// Start of the name of its polling thread, to measure whether it waited for its core
-    #[arg(long, value_name = "PREFIX", requires = "against")]
-    pub against_thread: Option<String>,
     /// Cores of crosspoint's workers, one each; all but the first may share the generator's core, if there are only two
     #[arg(long, value_delimiter = ',', default_value = "1")]
     pub switch_core: Vec<usize>,
@@ -131,16 +115,12 @@ impl Event {
 impl ChurnOptions {
     /// The events, and how often each happens.
     fn plan(&self) -> Vec<(Event, u32)> {
-        let is_crosspoint = self.against.is_empty();
         let mut plan = vec![
             (Event::Attach, self.attach),
             (Event::Kill, self.kill),
             (Event::Pause, self.pause),
             (Event::Reboot, self.reboot),
-            (
-                Event::Interface,
-                if is_crosspoint { self.interface } else { 0 },
-            ),
+            (Event::Interface, self.interface),
         ];
         let commands = self.event_command.iter().cloned();
         plan.extend(commands.map(|line| (Event::Command(line), self.events)));
@@ -154,9 +134,6 @@ impl ChurnOptions {
         }
         if self.ring > RING_MAX || !self.ring.is_power_of_two() {
             return usage("--ring: a power of two, no more than 16384");
-        }
-        if !self.against.is_empty() && self.against.len() != GUESTS {
-            return usage("--against takes four sockets");
         }
         Ok(())
     }
@@ -172,9 +149,12 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
     options.check()?;
     interrupt::catch()?;
     let clock = Clock::calibrate();
-    let switch = Switch::start(options)?;
-    let _favoured = Favoured::start(switch.worker.filter(|_| options.favour))?;
-    let mut guests = switch.connect(options, clock)?;
+    let switch = start(options)?;
+    let mut guests = connect(&switch, options, clock)?;
+    if options.favour {
+        let set = switch.worker.set_nice(NICE_WORKER);
+        set.map_err(BenchError::io(FAVOUR))?;
+    }
     for (_, thread) in guests.threads().iter().filter(|_| options.favour) {
         let set = thread.set_nice(NICE_GENERATOR);
         set.map_err(BenchError::io(FAVOUR))?;
@@ -200,7 +180,7 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
             })
         };
         rows.push(stream(event.name(), count, &|| {
-            switch.repeat(&event, count, options)
+            repeat(&switch, &event, count, options)
         })?);
         let time = begun.elapsed();
         rows.push(stream("nothing", 0, &|| interruptible_sleep(time))?);
@@ -241,14 +221,14 @@ fn maximum(guests: &mut GuestSet) -> Result<f64, BenchError> {
 fn beside(
     guests: &mut GuestSet,
     (rate, away): (f64, Duration),
-    worker: Option<Thread>,
+    worker: Thread,
     work: &dyn Fn() -> Result<(), BenchError>,
 ) -> Result<(Stream, Option<f64>), BenchError> {
     let over = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let generator = scope.spawn(|| guests.stream(rate, away, &over));
         std::thread::sleep(SETTLE);
-        let wait = Wait::start(worker);
+        let wait = Wait::start([worker]);
         let done = work();
         let worker_wait = wait.percent();
         std::thread::sleep(SETTLE);
@@ -260,95 +240,69 @@ fn beside(
     })
 }
 
-/// The measured switch.
-struct Switch {
-    ports: Ports,
-    worker: Option<Thread>,
-    /// Unless it was running already.
-    crosspoint: Option<Crosspoint>,
+/// A switch with ports for the measured guests, for those that come and go, and for an interface.
+fn start(options: &ChurnOptions) -> Result<Crosspoint, BenchError> {
+    let interfaces = (options.interface > 0).then(interface);
+    let setup = Setup {
+        cores: options.switch_core.clone(),
+        guests: GUESTS,
+        interfaces: interfaces.into_iter().collect(),
+        ..Setup::busy(options.switch_core[0])
+    };
+    crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)
 }
 
-impl Switch {
-    fn start(options: &ChurnOptions) -> Result<Self, BenchError> {
-        let core = options.switch_core[0];
-        if !options.against.is_empty() {
-            let named = |prefix: &String| Thread::named_on_core(prefix, core);
-            return Ok(Self {
-                ports: Ports {
-                    sockets: options.against.clone(),
-                    guests_listen: false,
-                },
-                worker: options.against_thread.as_ref().and_then(named),
-                crosspoint: None,
-            });
-        }
-        let interfaces = (options.interface > 0).then(interface);
-        let setup = Setup {
-            cores: options.switch_core.clone(),
-            guests: GUESTS,
-            interfaces: interfaces.into_iter().collect(),
-            ..Setup::busy(core)
-        };
-        let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
-        Ok(Self {
-            ports: started.ports.clone(),
-            worker: Some(started.worker),
-            crosspoint: Some(started),
-        })
-    }
+/// Connects the measured guests.
+fn connect(
+    switch: &Crosspoint,
+    options: &ChurnOptions,
+    clock: Clock,
+) -> Result<GuestSet, BenchError> {
+    let scenario = Scenario {
+        ring: options.ring,
+        ..Scenario::new(Topology::Pair, Frames::Size(options.size))
+    };
+    let settings = GuestSetOptions {
+        burst: BURST,
+        // Frames for which there is no room are not sent later.
+        backlog: 0,
+        // Room for all frames in flight, so a lost frame was lost by the switch.
+        receiver_ring: Some(2 * options.ring),
+        ..GuestSetOptions::on(options.generator_core)
+    };
+    GuestSet::connect(&switch.ports, &scenario, &settings, clock)
+}
 
-    fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<GuestSet, BenchError> {
-        let scenario = Scenario {
-            ring: options.ring,
-            ..Scenario::new(Topology::Pair, Frames::Size(options.size))
-        };
-        let settings = GuestSetOptions {
-            burst: BURST,
-            // Frames for which there is no room are not sent later.
-            backlog: 0,
-            // Room for all frames in flight, so a lost frame was lost by the switch.
-            receiver_ring: Some(2 * options.ring),
-            ..GuestSetOptions::on(options.generator_core)
-        };
-        GuestSet::connect(&self.ports, &scenario, &settings, clock)
-    }
-
-    /// Repeats `event` `count` times.
-    fn repeat(&self, event: &Event, count: u32, options: &ChurnOptions) -> Result<(), BenchError> {
-        let others = [2, 3].map(|number: usize| self.ports.sockets[number].as_path());
-        let stays = matches!(event, Event::Pause | Event::Reboot);
-        let mut peers = stays.then(|| ChurnPeers::attach(others)).transpose()?;
-        for _ in 0..count {
-            interrupt::check()?;
-            std::thread::sleep(Duration::from_millis(options.pause_ms));
-            match (event, &mut peers) {
-                (Event::Pause, Some(peers)) => peers.pause()?,
-                (Event::Reboot, Some(peers)) => peers.reboot()?,
-                (Event::Kill, _) => ChurnPeers::attach(others)?.kill()?,
-                (Event::Interface, _) => {
-                    let metrics = self.crosspoint()?.metrics;
-                    Interface::add(&interface(), metrics)?.remove(metrics)?;
-                }
-                (Event::Command(line), _) => self.command(line)?,
-                _ => ChurnPeers::attach(others)?.detach()?,
+/// Repeats `event` `count` times.
+fn repeat(
+    switch: &Crosspoint,
+    event: &Event,
+    count: u32,
+    options: &ChurnOptions,
+) -> Result<(), BenchError> {
+    let others = [2, 3].map(|number: usize| switch.ports.sockets[number].as_path());
+    let stays = matches!(event, Event::Pause | Event::Reboot);
+    let mut peers = stays.then(|| ChurnPeers::attach(others)).transpose()?;
+    for _ in 0..count {
+        interrupt::check()?;
+        std::thread::sleep(Duration::from_millis(options.pause_ms));
+        match (event, &mut peers) {
+            (Event::Pause, Some(peers)) => peers.pause()?,
+            (Event::Reboot, Some(peers)) => peers.reboot()?,
+            (Event::Kill, _) => ChurnPeers::attach(others)?.kill()?,
+            (Event::Interface, _) => {
+                let metrics = switch.metrics;
+                Interface::add(&interface(), metrics)?.remove(metrics)?;
             }
+            (Event::Command(line), _) => {
+                let mut command = shell(line);
+                command.env("CROSSPOINT_SOCKET", &switch.control);
+                process::run(command.env("CROSSPOINT_CONFIG", &switch.file), line)?;
+            }
+            _ => ChurnPeers::attach(others)?.detach()?,
         }
-        Ok(())
     }
-
-    fn crosspoint(&self) -> Result<&Crosspoint, BenchError> {
-        let missing = || BenchError::Usage("this event is for crosspoint".into());
-        self.crosspoint.as_ref().ok_or_else(missing)
-    }
-
-    fn command(&self, line: &str) -> Result<(), BenchError> {
-        let started = self.crosspoint()?;
-        let variables: [(&str, &Path); 2] = [
-            ("CROSSPOINT_SOCKET", &started.control),
-            ("CROSSPOINT_CONFIG", &started.file),
-        ];
-        run_shell(line, &variables)
-    }
+    Ok(())
 }
 
 /// The effect of one kind of event on the measured guests; or of nothing, for the same time.
@@ -360,27 +314,6 @@ struct Row {
     stream: Stream,
     /// Percent of the time that the worker waited for its core.
     worker_wait: Option<f64>,
-}
-
-/// A thread with higher priority than all ordinary ones, until this is dropped.
-struct Favoured(Option<Thread>);
-
-impl Favoured {
-    fn start(worker: Option<Thread>) -> Result<Self, BenchError> {
-        if let Some(worker) = worker {
-            let set = worker.set_nice(NICE_WORKER);
-            set.map_err(BenchError::io(FAVOUR))?;
-        }
-        Ok(Self(worker))
-    }
-}
-
-impl Drop for Favoured {
-    fn drop(&mut self) {
-        if let Some(worker) = self.0 {
-            let _ = worker.set_nice(0); // it has ended meanwhile
-        }
-    }
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -413,14 +346,12 @@ mod tests {
     use crate::options::tests::parse;
 
     #[test]
-    fn events_that_are_not_asked_for_or_not_possible_are_left_out() {
+    fn events_that_are_not_asked_for_are_left_out() {
         let options: ChurnOptions = parse(&["--attach", "0", "--event-command", "true"]);
         let plan = options.plan();
         assert_eq!(plan.first(), Some(&(Event::Kill, 100)));
         assert_eq!(plan.last(), Some(&(Event::Command("true".into()), 100)));
-        let options: ChurnOptions = parse(&["--against", "/a,/b,/c,/d"]);
-        assert!(options.check().is_ok() && options.plan().len() == 4);
-        let wrong = ["--against /a,/b", "--switch-core 0,1", "--ring 1000"];
+        let wrong = ["--switch-core 0,1", "--ring 1000"];
         for wrong in wrong.map(|line| line.split(' ').collect::<Vec<_>>()) {
             assert!(parse::<ChurnOptions>(&wrong).check().is_err(), "{wrong:?}");
         }

@@ -3,15 +3,9 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::observe::Discard;
-use crate::lab::peer::Peer;
-use crate::lab::placement::{Placement, probe};
-use crate::lab::process::{Process, shell};
-use crate::lab::schedule::{in_turn, on_core};
-use crate::lab::threads::Thread;
-use crate::lab::watch::Wait;
+use crate::lab::{Discard, Peer, Placement, Process, Thread, Wait, in_turn, on_core, probe, shell};
 use crate::options::{CoreOptions, OutputOptions, RoundOptions, usage};
-use crate::report::samples::{Sample, tables};
+use crate::report::{Sample, tables};
 use clap::Args;
 use crosspoint_frame::Clock;
 use std::time::Duration;

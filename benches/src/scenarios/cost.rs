@@ -2,11 +2,9 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::machine::Machine;
-use crate::lab::schedule::measure_on;
-use crate::load::addresses;
-use crate::load::tcp::{self, CHECKSUM_OFFSET, TCP_AT};
-use crate::report::table::{Table, number};
+use crate::lab::{Machine, measure_on};
+use crate::load::{CHECKSUM_OFFSET, TCP_AT, addresses, tcp};
+use crate::report::{Table, number};
 use crate::stats::{Ratio, Spread};
 use clap::Args;
 use crosspoint_frame::{

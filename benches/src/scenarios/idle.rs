@@ -2,15 +2,12 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::crosspoint::{Crosspoint, Setup};
 use crate::lab::metrics::read_sum;
-use crate::lab::schedule::on_core;
-use crate::load::Times;
-use crate::load::pair::Pair;
-use crate::load::wakes::{Floor, Gaps, WakeTimes, pause, wake_worker};
+use crate::lab::{Crosspoint, Setup, on_core};
+use crate::load::{Floor, Gaps, Pair, Times, WakeTimes, pause, wake_worker};
 use crate::options::{CoreOptions, CrosspointOptions, FCS_LEN};
 use crate::random::Random;
-use crate::report::table::Table;
+use crate::report::Table;
 use clap::Args;
 use crosspoint_frame::Clock;
 use crosspoint_guest::GuestOptions;
@@ -63,9 +60,6 @@ pub struct IdleOptions {
     /// An interface that is a port too; may be repeated
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
-    /// Seed of the random pauses
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
 }
 
 /// Runs `crosspoint-bench idle`.
@@ -227,7 +221,7 @@ fn time_wakes(
     };
     let realtime = options.crosspoint.realtime;
     let mut floor = Floor::start(options.cores.switch_core, realtime, clock)?;
-    let mut random = Random(options.seed);
+    let mut random = Random(1);
     let (mut ours, mut least) = (WakeTimes::new(gaps), WakeTimes::new(gaps));
     for _ in 0..options.wakes.div_ceil(BLOCK) {
         ours.fill(BLOCK, &mut random, clock, || wake_worker(pair, clock))?;
@@ -295,7 +289,7 @@ fn count_lost(options: &IdleOptions, sleeps: u64, clock: Clock) -> Result<(), Be
     let rows = options.on_generator(|| {
         let mut edge = Edge {
             estimate: f64::from(SPIN_SHORTEST_US) / 1e6,
-            random: Random(options.seed),
+            random: Random(1),
         };
         let mut of_kind = |rings: Rings| {
             eprintln!("{}: {each} sleeps", rings.0);

@@ -3,17 +3,10 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::crosspoint::{Crosspoint, Setup};
-use crate::lab::observe::{CLOCK_MIN, Discard};
-use crate::lab::placement::{self, Placement};
-use crate::lab::schedule::on_core;
-use crate::lab::threads::pin;
-use crate::lab::watch::Crew;
-use crate::load::Load;
-use crate::load::guest_set::{GuestSet, GuestSetOptions};
-use crate::load::scenario::Scenario;
+use crate::lab::{CLOCK_MIN, Crew, Crosspoint, Discard, Placement, Setup, on_core, pin, placement};
+use crate::load::{GuestSet, GuestSetOptions, Load, Scenario};
 use crate::options::{CoreOptions, CrosspointOptions, RoundOptions};
-use crate::report::table::{Table, number};
+use crate::report::{Table, number};
 use crate::stats::median;
 use clap::Args;
 use crosspoint_frame::{Clock, tsc};

@@ -3,18 +3,11 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::nic_switches::Switch;
-use crate::lab::schedule::{in_turn, on_core};
-use crate::lab::switches::{Place, Running, peers_dir};
-use crate::lab::threads::Thread;
-use crate::lab::watch::Crew;
-use crate::lab::wire;
-use crate::load::nic::{Flow, NicLoad, Path};
+use crate::lab::{Crew, NicSwitch, Place, Running, Thread, in_turn, on_core, peers_dir, wire};
+use crate::load::{Flow, NicLoad, Path};
 use crate::options::{CoreOptions, CrosspointOptions, FCS_LEN, RoundOptions};
-use crate::report::results::Results;
-use crate::report::{summary, write, write_json};
-use crate::trials::jury::Jury;
-use crate::trials::{Lengths, Measurement, measure};
+use crate::report::{Results, summary, write, write_json};
+use crate::trials::{Jury, Lengths, Measurement, measure};
 use clap::Args;
 use crosspoint_frame::Clock;
 use std::path::PathBuf;
@@ -36,7 +29,7 @@ pub struct NicOptions {
         value_delimiter = ',',
         default_value = "crosspoint,ovs,testpmd,bridge,bridge-rps,none"
     )]
-    pub switches: Vec<Switch>,
+    pub switches: Vec<NicSwitch>,
     /// Paths of frames
     #[arg(
         long,
@@ -56,9 +49,6 @@ pub struct NicOptions {
     /// Length of a trial, milliseconds; times of /proc are in steps of 10 ms
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub trial_ms: u64,
-    /// Traffic before the first trial of a configuration, not measured
-    #[arg(long, default_value_t = 200)]
-    pub warmup_ms: u64,
     /// Directory of the peers' scripts; default: benches/peers in a directory above this binary
     #[arg(long, value_name = "DIR")]
     pub peers_dir: Option<PathBuf>,
@@ -129,7 +119,7 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
         for path in &options.paths {
             let able = options.switches.iter().copied();
             let able = able.filter(|switch| switch.has_guests() || !path.has_guest());
-            let able: Vec<Switch> = able.collect();
+            let able: Vec<NicSwitch> = able.collect();
             for switch in in_turn(&able, round) {
                 eprintln!("round {round}: {}, {}", path.name(), switch.name());
                 let running = switch.start(path.has_guest(), &place)?;
@@ -158,7 +148,7 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
 fn measure_flow(
     options: &NicOptions,
     clock: Clock,
-    switch: Switch,
+    switch: NicSwitch,
     running: &Running,
     flow: Flow,
 ) -> Result<Measurement, BenchError> {
@@ -174,12 +164,11 @@ fn measure_flow(
                 generators: vec![(core, Thread::current())],
                 workers: running.workers.clone(),
             },
-            passes: usize::from(switch != Switch::None),
+            passes: usize::from(switch != NicSwitch::None),
             has_shares: true,
             any_placement: false,
         };
         let lengths = Lengths {
-            warmup: Duration::from_millis(options.warmup_ms),
             trial: Duration::from_millis(options.trial_ms),
             trials: options.rounds.trials,
             rate: None,
@@ -189,9 +178,9 @@ fn measure_flow(
     })
 }
 
-fn connect(switch: Switch, running: &Running, flow: Flow) -> Result<NicLoad, BenchError> {
+fn connect(switch: NicSwitch, running: &Running, flow: Flow) -> Result<NicLoad, BenchError> {
     match switch {
-        Switch::None => NicLoad::without_switch(flow),
+        NicSwitch::None => NicLoad::without_switch(flow),
         _ => NicLoad::connect(flow, &running.ports),
     }
 }
@@ -214,7 +203,7 @@ mod tests {
             cores: vec![1],
             other_core: 0,
         };
-        for switch in [Switch::None, Switch::Bridge] {
+        for switch in [NicSwitch::None, NicSwitch::Bridge] {
             let running = switch.start(false, &place).unwrap();
             for len in [60, 1514] {
                 let (path, flows) = (Path::NicToNic, 1000);

@@ -2,12 +2,10 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::crosspoint::{self, Setup};
-use crate::lab::machine::Machine;
 use crate::lab::metrics::{get, sum};
-use crate::lab::threads::Thread;
+use crate::lab::{Machine, Setup, Thread, crosspoint};
 use crate::options::OutputOptions;
-use crate::report::table::Table;
+use crate::report::Table;
 use clap::Args;
 use crosspoint_frame::Clock;
 use hdrhistogram::Histogram;

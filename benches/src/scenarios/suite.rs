@@ -3,21 +3,15 @@
 use super::suite_options::{Guests, SuiteOptions};
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::machine::Machine;
-use crate::lab::schedule::{in_turn, on_core};
-use crate::lab::switches::{Need, Place, Running, Switch, lock_peers};
-use crate::lab::threads::Thread;
-use crate::lab::watch::Crew;
-use crate::load::Load;
-use crate::load::guest_set::GuestSet;
-use crate::load::large::LargeGuests;
-use crate::load::scenario::{self, Frames, Scenario};
-use crate::load::testpmd::{Testpmd, TestpmdOptions};
+use crate::lab::{
+    Crew, Machine, Need, Place, Running, Switch, Thread, in_turn, lock_peers, on_core,
+};
+use crate::load::{
+    Frames, GuestSet, LargeGuests, Load, Scenario, Testpmd, TestpmdOptions, scenario,
+};
 use crate::options::check_failed;
-use crate::report::results::{Missing, Results};
-use crate::report::{summary, write, write_json};
-use crate::trials::jury::Jury;
-use crate::trials::{Measurement, measure};
+use crate::report::{Missing, Results, summary, write, write_json};
+use crate::trials::{Jury, Measurement, measure};
 use crosspoint_frame::Clock;
 use rustix::process::{Resource, getrlimit, setrlimit};
 

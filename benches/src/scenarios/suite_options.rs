@@ -1,11 +1,8 @@
 //! The options of `suite`.
 
 use crate::error::BenchError;
-use crate::lab::crosspoint;
-use crate::lab::placement::Bounds;
-use crate::lab::switches::{PeerSwitch, Place, Switch, peers_dir};
-use crate::load::guest_set::GuestSetOptions;
-use crate::load::scenario::{self, Frames, Scenario, Topology};
+use crate::lab::{Bounds, PeerSwitch, Place, Switch, crosspoint, peers_dir};
+use crate::load::{Frames, GuestSetOptions, Scenario, Topology, scenario};
 use crate::options::{OutputOptions, usage};
 use crate::trials::Lengths;
 use clap::{Args, ValueEnum};
@@ -34,9 +31,6 @@ pub struct SuiteOptions {
     /// Length of a trial, milliseconds; default: 300, with --quick 200
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub trial_ms: Option<u64>,
-    /// Traffic before the first trial of a scenario, milliseconds; not measured
-    #[arg(long, default_value_t = 200)]
-    pub warmup_ms: u64,
     /// A core for each worker of the switches; peers must poll on the same ones
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "CORES")]
     pub switch_cores: Vec<usize>,
@@ -145,7 +139,6 @@ impl SuiteOptions {
         let (trials, trial_ms) = if self.quick { (3, 200) } else { (6, 300) };
         let senders = scenario.senders() as f64;
         Lengths {
-            warmup: Duration::from_millis(self.warmup_ms),
             trial: Duration::from_millis(self.trial_ms.unwrap_or(trial_ms)),
             trials: self.trials.unwrap_or(trials),
             rate: self.rate.map(|rate| rate as f64 * senders),

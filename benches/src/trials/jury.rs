@@ -1,10 +1,7 @@
 //! Trials of a load on a switch, and whether they count.
 
 use crate::error::BenchError;
-use crate::lab::cpu_times::CoreTimes;
-use crate::lab::metrics::Counters;
-use crate::lab::observe::{Discard, Observed, Shares};
-use crate::lab::watch::Crew;
+use crate::lab::{CoreTimes, Counters, Crew, Discard, Observed, Shares};
 use crate::load::{Load, Offered, Times};
 use serde::Serialize;
 use std::time::Duration;

@@ -2,11 +2,12 @@
 
 pub mod jury;
 
+pub use jury::{Jury, Trial};
+
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::placement::Placement;
+use crate::lab::Placement;
 use crate::stats::median;
-use jury::Trial;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub const MAXIMUM: &str = "MRR";
 /// Start of the purpose of a trial for latency; the load follows, in percent of the maximum receive rate.
 pub const LATENCY: &str = "latency at ";
+/// Length of the traffic before the first trial, which is not measured.
+const WARM_UP: Duration = Duration::from_millis(200);
 /// Loads for latency, percent of the maximum receive rate; 0 stands for [`RATE_MIN`].
 const PERCENTS: [u32; 4] = [0, 10, 50, 90];
 /// The lowest load, frames per second, over all directions.
@@ -22,8 +25,6 @@ const RATE_MIN: f64 = 10_000.0;
 /// Lengths and numbers of trials.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
-    /// Length of the traffic before the first trial.
-    pub warmup: Duration,
     /// Length of a trial.
     pub trial: Duration,
     /// Trials at the maximum, and at each load at which latency is measured.
@@ -53,7 +54,7 @@ pub fn measure(
     lengths: Lengths,
     mut run: impl FnMut(Option<f64>, Duration) -> Result<Trial, BenchError>,
 ) -> Result<Measurement, BenchError> {
-    run(lengths.rate, lengths.warmup)?;
+    run(lengths.rate, WARM_UP)?;
     let mut trials = Vec::new();
     let mut series = |trials: &mut Vec<Trial>, purpose: &str, rate| -> Result<(), BenchError> {
         for _ in 0..lengths.trials {
@@ -94,13 +95,12 @@ fn maximum(trials: &[Trial]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::observe::Observed;
+    use crate::lab::Observed;
     use crate::load::Offered;
 
     #[test]
     fn latency_is_measured_below_the_maximum() {
         let lengths = Lengths {
-            warmup: Duration::from_millis(5),
             trial: Duration::from_millis(500),
             trials: 2,
             rate: None,

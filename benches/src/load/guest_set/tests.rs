@@ -1,5 +1,5 @@
 use super::*;
-use crate::lab::crosspoint::{self, Setup};
+use crate::lab::{Setup, crosspoint};
 use std::path::PathBuf;
 
 fn roles(name: &str, generators: usize) -> Vec<Role> {

@@ -19,9 +19,7 @@ mod victim;
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::schedule::on_core;
-use crate::lab::threads::PRIORITY_MEASURE;
-use crate::lab::wire;
+use crate::lab::{PRIORITY_MEASURE, on_core, wire};
 use crate::options::check_failed;
 use crate::report::write_files;
 use attacker::{Attack, Attacker, Program};

@@ -2,7 +2,7 @@
 
 use super::attacker::Attack;
 use crate::error::BenchError;
-use crate::lab::placement::Bounds;
+use crate::lab::Bounds;
 use crate::load::scenario::matches;
 use crate::options::{CoreOptions, CrosspointOptions, usage};
 use clap::{Args, ValueEnum};

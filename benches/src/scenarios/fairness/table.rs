@@ -3,8 +3,8 @@
 use super::attacker::{Attack, Done};
 use super::options::{FairnessOptions, Victim};
 use super::victim::Phase;
-use crate::lab::placement::Placement;
-use crate::report::table::Table;
+use crate::lab::Placement;
+use crate::report::Table;
 use crate::stats::{Spread, median};
 use serde::Serialize;
 use std::fmt::Write;

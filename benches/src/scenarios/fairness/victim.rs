@@ -3,17 +3,11 @@
 use super::attacker::Attack;
 use super::options::{FairnessOptions, Victim};
 use crate::error::BenchError;
-use crate::lab::crosspoint::{Crosspoint, Setup};
 use crate::lab::metrics::{get, sum};
-use crate::lab::placement::Placement;
-use crate::lab::threads::Thread;
-use crate::lab::watch::Crew;
-use crate::lab::wire;
-use crate::load::Load;
-use crate::load::guest_set::{GuestSet, GuestSetOptions};
-use crate::load::nic::{Flow, NicLoad, Path};
-use crate::load::scenario::Scenario;
-use crate::load::testpmd::{Testpmd, TestpmdOptions};
+use crate::lab::{Crew, Crosspoint, Placement, Setup, Thread, wire};
+use crate::load::{
+    Flow, GuestSet, GuestSetOptions, Load, NicLoad, Path, Scenario, Testpmd, TestpmdOptions,
+};
 use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::net::SocketAddr;
