@@ -25,7 +25,7 @@ mod trials;
 
 use clap::{Parser, Subcommand};
 use scenarios::suite_options::SuiteOptions;
-use scenarios::{churn, compare, cost, fairness, feature_filter, idle, lines, nic, scrape, suite};
+use scenarios::{churn, compare, fairness, feature_filter, idle, lines, nic, scrape, suite};
 use std::process::ExitCode;
 
 /// Measures crosspoint, and other switches beside it.
@@ -44,9 +44,7 @@ enum Command {
     Suite(Box<SuiteOptions>),
     /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
     Nic(Box<nic::NicOptions>),
-    /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
-    Cost(cost::CostOptions),
-    /// The cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost
+    /// The cost of an idle worker, and how soon it wakes
     Idle(Box<idle::IdleOptions>),
     /// The cost of guests and interfaces that come and go to those that stay
     Churn(Box<churn::ChurnOptions>),
@@ -66,7 +64,6 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Suite(options) => suite::run(&options),
         Command::Nic(options) => nic::run(&options),
-        Command::Cost(options) => cost::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Churn(options) => churn::run(&options),
         Command::Fairness(options) => fairness::run(&options),

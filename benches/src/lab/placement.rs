@@ -29,7 +29,7 @@ const STEPS: u64 = 500;
 const STEP_CYCLES: f64 = 5.0;
 
 /// The state of two cores at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
     /// Median round trip; none if the other thread hardly ran.
     pub round_trip_ns: Option<f64>,

@@ -16,7 +16,7 @@ pub fn in_turn<T>(switches: &[T], round: u32) -> Box<dyn Iterator<Item = &T> + '
 }
 
 /// Binds the calling thread to `core`, under `SCHED_FIFO` if `realtime`.
-pub fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
+fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
     pin(core).map_err(BenchError::io(format!("core {core}")))?;
     if realtime {
         let set = Thread::current().set_fifo(PRIORITY_MEASURE);

@@ -57,11 +57,7 @@ impl Crew {
             _ => None,
         };
         let after = self.probes();
-        let round_trips = |probes: &[Probe]| -> Vec<Option<f64>> {
-            probes.iter().map(|probe| probe.round_trip_ns).collect()
-        };
-        let (round_trips_ns, placement) =
-            self.placement(&round_trips(&before), &round_trips(&after));
+        let (round_trips_ns, placement) = self.placement(&before, &after);
         let observed = Observed {
             round_trips_ns,
             placement,
@@ -84,28 +80,18 @@ impl Crew {
             )
         });
         let first = generators[0].0;
-        let of = |(generator, worker)| {
-            let here = || probe(worker, self.clock);
-            if generator == first {
-                return Some(here());
-            }
-            on_core(generator, self.realtime, || Ok(here())).ok()
+        let of = |(generator, worker)| match generator == first {
+            true => probe(worker, self.clock),
+            false => on_core(generator, self.realtime, || Ok(probe(worker, self.clock)))
+                .unwrap_or_default(),
         };
-        let unknown = Probe {
-            round_trip_ns: None,
-            clocks_ghz: [0.0; 2],
-        };
-        pairs.map(|pair| of(pair).unwrap_or(unknown)).collect()
+        pairs.map(of).collect()
     }
 
     /// The longest round trips before and after, and the placement: known only if all probes agree.
-    fn placement(
-        &self,
-        before: &[Option<f64>],
-        after: &[Option<f64>],
-    ) -> ([Option<f64>; 2], Placement) {
-        let classify = |(before, after): (&Option<f64>, &Option<f64>)| {
-            Placement::classify([*before, *after], &self.bounds)
+    fn placement(&self, before: &[Probe], after: &[Probe]) -> ([Option<f64>; 2], Placement) {
+        let classify = |(before, after): (&Probe, &Probe)| {
+            Placement::classify([before.round_trip_ns, after.round_trip_ns], &self.bounds)
         };
         let mut placements = before.iter().zip(after).map(classify);
         let first = placements.next().unwrap_or(Placement::Mixed);
@@ -113,8 +99,8 @@ impl Crew {
             true => first,
             false => Placement::Mixed,
         };
-        let longest = |all: &[Option<f64>]| {
-            let known: Option<Vec<f64>> = all.iter().copied().collect();
+        let longest = |all: &[Probe]| {
+            let known: Option<Vec<f64>> = all.iter().map(|probe| probe.round_trip_ns).collect();
             known?.into_iter().reduce(f64::max)
         };
         ([longest(before), longest(after)], placement)
@@ -204,14 +190,17 @@ mod tests {
             generators: Vec::new(),
             workers: Vec::new(),
         };
-        let near = [Some(80.0), Some(110.0)];
-        let far = [Some(300.0), Some(400.0)];
-        let both = [Some(80.0), Some(400.0)];
+        let probes = |round_trips: [f64; 2]| {
+            round_trips.map(|ns| Probe {
+                round_trip_ns: Some(ns),
+                ..Probe::default()
+            })
+        };
+        let (near, both) = (probes([80.0, 110.0]), probes([80.0, 400.0]));
         let of = |before, after| crew.placement(before, after);
         assert_eq!(of(&near, &near), ([Some(110.0); 2], Placement::Near));
-        assert_eq!(of(&far, &far).1, Placement::Far);
         assert_eq!(of(&both, &both), ([Some(400.0); 2], Placement::Mixed));
-        assert_eq!(of(&near, &[Some(80.0), None]).1, Placement::Mixed);
-        assert_eq!(of(&[], &[]), ([None; 2], Placement::Mixed));
+        let unknown = of(&near, &[near[0], Probe::default()]);
+        assert_eq!(unknown, ([Some(110.0), None], Placement::Mixed));
     }
 }

@@ -37,7 +37,7 @@ pub use pair::Pair;
 pub use scenario::{Frames, Role, Scenario, Topology};
 pub use tcp::{CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
 pub use testpmd::{Testpmd, TestpmdOptions};
-pub use wakes::{Floor, Gaps, WakeTimes, pause, wake_worker};
+pub use wakes::{Floor, Gaps, WakeTimes, wake_worker};
 
 use crate::error::BenchError;
 use hdrhistogram::Histogram;

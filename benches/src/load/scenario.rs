@@ -26,18 +26,14 @@ const ADDRESSES_MAX: u32 = 60_000;
 /// The senders and receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// From one guest to another.
-    Pair,
-    /// In both directions at the same time.
-    Both,
     /// This many pairs, in one direction.
     Pairs(usize),
+    /// A pair, in both directions at the same time.
+    Both,
     /// From the first of this many guests through all others to the last, through the switch each time.
     Chain(usize),
     /// From this many guests to one.
     ManyToOne(usize),
-    /// Large TCP frames from one guest to another.
-    Tso,
 }
 
 /// The kind of frames.
@@ -52,8 +48,10 @@ pub enum Frames {
 }
 
 /// A scenario to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
+    /// Its name.
+    pub name: String,
     /// The senders and receivers.
     pub topology: Topology,
     /// The kind of frames.
@@ -88,25 +86,11 @@ pub struct Role {
 }
 
 impl Scenario {
-    /// A scenario with this topology and these frames, and defaults otherwise.
-    pub fn new(topology: Topology, frames: Frames) -> Self {
-        Self {
-            topology,
-            frames,
-            flows: 1,
-            addresses: 1,
-            quiet: 0,
-            packed: false,
-            mergeable: true,
-            ring: RING,
-        }
-    }
-
     /// Ports that a switch must have.
     pub fn need(&self) -> Need {
         Need {
             ports: self.ports(),
-            large: self.topology == Topology::Tso,
+            large: matches!(self.frames, Frames::Large(_)),
             is_of_pairs: self.is_of_pairs(),
             addresses: self.addresses,
         }
@@ -125,7 +109,7 @@ impl Scenario {
     /// Ports of guests with traffic: the first ones.
     pub fn busy_ports(&self) -> usize {
         match self.topology {
-            Topology::Pair | Topology::Both | Topology::Tso => 2,
+            Topology::Both => 2,
             Topology::Pairs(pairs) => 2 * pairs,
             Topology::Chain(guests) => guests,
             Topology::ManyToOne(senders) => senders + 1,
@@ -152,7 +136,6 @@ impl Scenario {
     /// fewest thus distributes the senders over the workers.
     pub fn roles(&self, generators: usize) -> Vec<Role> {
         match self.topology {
-            Topology::Pair | Topology::Tso => pairs(1, generators),
             Topology::Pairs(count) => pairs(count, generators),
             Topology::Both => vec![
                 Role::new(0, Some(1), true, true, 0),
@@ -215,45 +198,7 @@ fn many_to_one(senders: usize, generators: usize) -> Vec<Role> {
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.topology {
-            Topology::Pair => f.write_str("pair")?,
-            Topology::Both => f.write_str("both")?,
-            Topology::Pairs(count) => write!(f, "pairs{count}")?,
-            Topology::Chain(guests) => write!(f, "chain{guests}")?,
-            Topology::ManyToOne(senders) => write!(f, "many-to-one-{senders}")?,
-            Topology::Tso => f.write_str("tso")?,
-        }
-        match (self.topology, self.frames) {
-            (Topology::ManyToOne(_), Frames::Size(64)) if self.flows == 1 => {}
-            (_, Frames::Size(size)) => write!(f, "-{size}")?,
-            (_, Frames::Imix) => f.write_str("-imix")?,
-            (_, Frames::Large(Shape::LARGEST)) => {}
-            (_, Frames::Large(shape)) => {
-                write!(f, "-{}", shape.piece)?;
-                if shape.segments != Shape::LARGEST.segments {
-                    write!(f, "-{}", shape.segments)?;
-                }
-            }
-        }
-        if self.flows != 1 {
-            write!(f, "-{}", self.flows)?;
-        }
-        if self.addresses != 1 {
-            write!(f, "-{}macs", self.addresses)?;
-        }
-        if self.quiet != 0 {
-            write!(f, "-idle{}", self.quiet)?;
-        }
-        if self.packed {
-            f.write_str("-packed")?;
-        }
-        if !self.mergeable {
-            f.write_str("-unmerged")?;
-        }
-        if self.ring != RING {
-            write!(f, "-ring{}", self.ring)?;
-        }
-        Ok(())
+        f.write_str(&self.name)
     }
 }
 
@@ -262,59 +207,62 @@ impl FromStr for Scenario {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let why = "is not a scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]";
-        parse(name).ok_or_else(|| format!("'{name}' {why}"))
+        let scenario = parse(name).filter(Scenario::is_valid);
+        scenario.ok_or_else(|| format!("'{name}' {why}"))
     }
 }
 
-/// `None` if `name` is not the exact name of a scenario.
 fn parse(name: &str) -> Option<Scenario> {
-    if let Some(shape) = name.strip_prefix("tso") {
-        let mut numbers = shape.split('-').skip(1);
-        let mut shape = Shape::LARGEST;
-        if let Some(piece) = numbers.next() {
-            shape.piece = piece.parse().ok()?;
-        }
-        if let Some(segments) = numbers.next() {
-            shape.segments = segments.parse().ok()?;
-        }
-        let scenario = Scenario::new(Topology::Tso, Frames::Large(shape));
-        return (scenario.is_valid() && scenario.to_string() == name).then_some(scenario);
-    }
     let many = name.strip_prefix("many-to-one-");
     let mut words = many.unwrap_or(name).split('-').peekable();
-    let topology = match (many.is_some(), words.next()?) {
+    let mut scenario = Scenario {
+        name: name.into(),
+        topology: Topology::Pairs(1),
+        frames: Frames::Size(64),
+        flows: 1,
+        addresses: 1,
+        quiet: 0,
+        packed: false,
+        mergeable: true,
+        ring: RING,
+    };
+    scenario.topology = match (many.is_some(), words.next()?) {
         (true, senders) => Topology::ManyToOne(senders.parse().ok()?),
-        (false, "pair") => Topology::Pair,
+        (false, "pair") => Topology::Pairs(1),
         (false, "both") => Topology::Both,
+        (false, "tso") => {
+            let mut number = |default| words.next().map_or(Some(default), |w| w.parse().ok());
+            let (piece, segments) = (number(4096)?, number(45)? as u16);
+            scenario.frames = Frames::Large(Shape { segments, piece });
+            return words.next().is_none().then_some(scenario);
+        }
         (false, word) => match (word.strip_prefix("pairs"), word.strip_prefix("chain")) {
             (Some(count), _) => Topology::Pairs(count.parse().ok()?),
             (_, Some(guests)) => Topology::Chain(guests.parse().ok()?),
             _ => return None,
         },
     };
-    let mut scenario = Scenario::new(topology, Frames::Size(64));
     let frames = words.next_if(|word| *word == "imix" || word.parse::<u16>().is_ok());
     scenario.frames = match frames {
         Some("imix") => Frames::Imix,
         Some(size) => Frames::Size(size.parse().ok()?),
-        None => scenario.frames,
+        None => many.map(|_| Frames::Size(64))?,
     };
     if let Some(flows) = words.next_if(|word| word.parse::<u32>().is_ok()) {
         scenario.flows = flows.parse().ok()?;
     }
-    if let Some(addresses) = words.next_if(|word| word.ends_with("macs")) {
-        scenario.addresses = addresses.strip_suffix("macs")?.parse().ok()?;
+    for word in words {
+        match (word, word.strip_suffix("macs")) {
+            (_, Some(addresses)) => scenario.addresses = addresses.parse().ok()?,
+            ("packed", _) => scenario.packed = true,
+            ("unmerged", _) => scenario.mergeable = false,
+            _ => match (word.strip_prefix("idle"), word.strip_prefix("ring")) {
+                (Some(quiet), _) => scenario.quiet = quiet.parse().ok()?,
+                (_, ring) => scenario.ring = ring?.parse().ok()?,
+            },
+        }
     }
-    if let Some(quiet) = words.next_if(|word| word.starts_with("idle")) {
-        scenario.quiet = quiet.strip_prefix("idle")?.parse().ok()?;
-    }
-    scenario.packed = words.next_if_eq(&"packed").is_some();
-    scenario.mergeable = words.next_if_eq(&"unmerged").is_none();
-    if let Some(ring) = words.next_if(|word| word.starts_with("ring")) {
-        scenario.ring = ring["ring".len()..].parse().ok()?;
-    }
-    let is_valid = scenario.is_valid() && words.next().is_none() && scenario.to_string() == name;
-    is_valid.then_some(scenario)
+    Some(scenario)
 }
 
 impl Scenario {
@@ -322,7 +270,7 @@ impl Scenario {
         let guests = match self.topology {
             Topology::Pairs(count) | Topology::ManyToOne(count) => count >= 1,
             Topology::Chain(guests) => guests >= 2,
-            _ => true,
+            Topology::Both => true,
         };
         let size = match self.frames {
             Frames::Size(size) => (64..=SIZE_MAX).contains(&size),
@@ -337,15 +285,12 @@ impl Scenario {
         guests && size && ring && addresses && quiet && counts
     }
 
-    /// The same scenario with one address on each side and without quiet guests, for comparison; `None` if it is that
-    /// already.
-    pub fn plain(&self) -> Option<Self> {
-        let plain = Self {
-            addresses: 1,
-            quiet: 0,
-            ..*self
-        };
-        (plain != *self).then_some(plain)
+    /// The name of the same scenario with one address on each side and without quiet guests, for comparison; `None` if it is
+    /// that already.
+    pub fn plain(&self) -> Option<String> {
+        let is_plain = |word: &&str| !word.ends_with("macs") && !word.starts_with("idle");
+        let plain: Vec<&str> = self.name.split('-').filter(is_plain).collect();
+        Some(plain.join("-")).filter(|plain| *plain != self.name)
     }
 }
 
@@ -411,52 +356,22 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Scenarios of every kind, also those that are not in a list.
-    fn many() -> Vec<Scenario> {
-        let topologies = [
-            Topology::Pair,
-            Topology::Both,
-            Topology::Pairs(7),
-            Topology::Chain(5),
-            Topology::ManyToOne(3),
-        ];
-        let shape = |piece, segments| Frames::Large(Shape { piece, segments });
-        let large = [shape(4096, 45), shape(32768, 45), shape(4096, 10)];
-        let mut all: Vec<Scenario> = large.map(|f| Scenario::new(Topology::Tso, f)).into();
-        for bits in 0..1 << 4 {
-            for topology in topologies {
-                for frames in [Frames::Size(64), Frames::Size(1518), Frames::Imix] {
-                    all.push(Scenario {
-                        topology,
-                        frames,
-                        flows: if bits & 1 == 0 { 1 } else { 100_000 },
-                        addresses: if bits & 3 == 0 { 1 } else { 4000 },
-                        quiet: if bits & 6 == 0 { 0 } else { 64 },
-                        packed: bits & 2 != 0,
-                        mergeable: bits & 4 == 0,
-                        ring: if bits & 8 == 0 { RING } else { 1024 },
-                    });
-                }
-            }
-        }
-        all
-    }
-
     #[test]
-    fn every_scenario_has_one_name_and_the_name_makes_it() {
-        let all = many();
-        let names: BTreeSet<String> = all.iter().map(Scenario::to_string).collect();
-        assert_eq!(names.len(), all.len());
-        for scenario in all {
-            assert_eq!(scenario.to_string().parse(), Ok(scenario));
-        }
-        for name in super::all().chain(quick()) {
-            assert_eq!(name.parse::<Scenario>().unwrap().to_string(), name);
-        }
-        let wrong = "pair pair-63 pair-2001 pair-64-0 pair-64-1 pairs0-64 chain1-64 pair-64-ring100 \
-             pair-64-ring1 pair-64-ring256 pair-64-1macs pair-64-60001macs pair-64-idle0 \
-             pair-64-idle1 pair-64-idle511 pair-64-idle64-4000macs pair-64-unmerged-packed \
-             many-to-one-3-64 pair-64- pair-064 pairs999-64 tso-63 tso-4096 tso-4096-45 tso-4096-46";
+    fn a_name_makes_a_scenario() {
+        let scenario: Scenario = "both-imix-1000-4000macs-idle64-packed-unmerged-ring1024"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            (scenario.topology, scenario.frames),
+            (Topology::Both, Frames::Imix)
+        );
+        assert_eq!((scenario.flows, scenario.addresses), (1000, 4000));
+        assert_eq!((scenario.quiet, scenario.ring), (64, 1024));
+        assert!(scenario.packed && !scenario.mergeable);
+        let plain = "both-imix-1000-packed-unmerged-ring1024";
+        assert_eq!(scenario.plain().as_deref(), Some(plain));
+        let wrong = "pair pair-63 pair-2001 pair-64-0 pairs0-64 chain1-64 pair-64-ring100 pair-64-60001macs \
+             pair-64-idle1 pair-64-idle511 pair-64- pairs999-64 tso-63 tso-4096-46 tso-4096-45-1";
         for wrong in wrong.split(' ').chain([""]) {
             assert!(wrong.parse::<Scenario>().is_err(), "{wrong}");
         }
@@ -478,7 +393,8 @@ mod tests {
 
     #[test]
     fn in_every_scenario_guests_have_ports_of_their_own_and_frames_end_at_a_receiver() {
-        for scenario in many() {
+        for name in all().chain(quick()) {
+            let scenario: Scenario = name.parse().unwrap();
             for generators in 1..4 {
                 let roles = scenario.roles(generators);
                 let ports: BTreeSet<usize> = roles.iter().map(|role| role.port).collect();

@@ -1,4 +1,4 @@
-//! Wakes of a sleeping worker: how long they take, and whether they ever fail.
+//! Wakes of a sleeping worker: how long they take.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -129,7 +129,7 @@ fn wait(
 }
 
 /// Waits for `seconds`: sleeps, except for the end, which is spent polling.
-pub fn pause(seconds: f64, clock: Clock) {
+fn pause(seconds: f64, clock: Clock) {
     let start = tsc();
     let time = Duration::from_secs_f64(seconds);
     let end = start + clock.cycles(time);
@@ -155,7 +155,7 @@ pub struct Gaps {
 impl Gaps {
     /// Half of the pauses end at about the time when the worker goes to sleep; the other half are longer, of any order of
     /// magnitude.
-    pub fn next(self, random: &mut Random) -> f64 {
+    fn next(self, random: &mut Random) -> f64 {
         let near = self.near().min(self.longest);
         if random.part() < 0.5 {
             random.between(0.0, near)
@@ -210,7 +210,7 @@ impl WakeTimes {
     }
 
     /// Records one wake after a pause.
-    pub fn note(&mut self, gap: f64, wake: Wake) {
+    fn note(&mut self, gap: f64, wake: Wake) {
         let Some(ns) = wake.ns else {
             self.lost += 1;
             return;
@@ -225,16 +225,6 @@ impl WakeTimes {
     pub fn rows(&self) -> impl Iterator<Item = (&'static str, Times)> {
         let states = STATES.into_iter().zip(&self.by_state);
         states.filter_map(|(state, times)| Some((state, Times::of(times)?)))
-    }
-
-    /// Times of the wakes that were asked for.
-    pub fn asked(&self) -> Times {
-        Times::of(&self.by_state[ASKED]).unwrap_or_default()
-    }
-
-    /// The number of wakes that were asked for and succeeded within `time`.
-    pub fn asked_within(&self, time: Duration) -> u64 {
-        self.by_state[ASKED].count_between(0, time.as_nanos() as u64)
     }
 
     /// Calls `wake` `count` times, after pauses.
@@ -289,7 +279,7 @@ mod tests {
         times
             .fill(50, &mut Random(1), clock, || floor.wake())
             .unwrap();
-        let asked = times.asked();
+        let asked = times.rows().last().unwrap().1;
         assert_eq!((asked.count, times.lost), (50, 0));
         assert!(asked.p50 > 100 && asked.p50 <= asked.max, "{asked:?}");
     }

@@ -151,7 +151,7 @@ fn over_plain(maxima: &[Sample<&Trial>], switches: &[String]) -> Table {
                   >first frame of a quiet guest, p50 µs | >p99 µs";
     let all = groups(maxima);
     rows(titles, maxima, switches, |group, switch, these| {
-        let plain = group.what.parse::<Scenario>().ok()?.plain()?.to_string();
+        let plain = group.what.parse::<Scenario>().ok()?.plain()?;
         let mut others = all.iter().filter(|other| other.what == plain);
         let plain = others.find(|other| other.placement == group.placement);
         let plain = plain.map_or(Vec::new(), |plain| plain.of(switch));

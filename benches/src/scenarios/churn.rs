@@ -3,9 +3,7 @@
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::{Crosspoint, FAVOUR, Machine, Setup, Thread, Wait, crosspoint, process, shell};
-use crate::load::{
-    ChurnPeers, Frames, GuestSet, GuestSetOptions, Interface, Load, Scenario, Stream, Topology,
-};
+use crate::load::{ChurnPeers, GuestSet, GuestSetOptions, Interface, Load, Scenario, Stream};
 use crate::options::{OutputOptions, usage};
 use crate::report::Table;
 use clap::Args;
@@ -258,10 +256,8 @@ fn connect(
     options: &ChurnOptions,
     clock: Clock,
 ) -> Result<GuestSet, BenchError> {
-    let scenario = Scenario {
-        ring: options.ring,
-        ..Scenario::new(Topology::Pair, Frames::Size(options.size))
-    };
+    let name = format!("pair-{}-ring{}", options.size, options.ring);
+    let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
     let settings = GuestSetOptions {
         burst: BURST,
         // Frames for which there is no room are not sent later.

@@ -5,8 +5,7 @@
 //! | [`suite`], [`suite_options`] | `suite`: scenarios of guests |
 //! | [`nic`] | `nic`: scenarios with NICs |
 //! | [`compare`] | `compare`: any switches and any measuring command |
-//! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
-//! | [`idle`] | `idle`: the cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost |
+//! | [`idle`] | `idle`: the cost of an idle worker, and how soon it wakes |
 //! | [`churn`] | `churn`: the cost of guests and interfaces that come and go to those that stay |
 //! | [`fairness`] | `fairness`: how much hostile guests take from other guests of their worker |
 //! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
@@ -15,7 +14,6 @@
 
 pub mod churn;
 pub mod compare;
-pub mod cost;
 pub mod fairness;
 pub mod feature_filter;
 pub mod idle;

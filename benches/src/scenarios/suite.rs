@@ -10,7 +10,7 @@ use crate::load::{
     Frames, GuestSet, LargeGuests, Load, Scenario, Testpmd, TestpmdOptions, scenario,
 };
 use crate::options::check_failed;
-use crate::report::{Missing, Results, summary, write, write_json};
+use crate::report::{Missing, Results, summary, write};
 use crate::trials::{Jury, Measurement, measure};
 use crosspoint_frame::Clock;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -38,9 +38,6 @@ pub fn run(options: &SuiteOptions) -> Result<(), BenchError> {
     };
     let results = runner.run()?;
     print!("{}", summary::report(&results));
-    if let Some(path) = &options.output.json {
-        write_json(path, &results.machine, &results.measurements)?;
-    }
     let failed = results.missing.iter().filter(|m| m.round.is_some());
     check_failed(failed.count())
 }
@@ -220,9 +217,9 @@ fn groups(scenarios: &[Scenario]) -> Vec<(Need, Vec<Scenario>)> {
         match groups.iter_mut().find(|(other, _)| other.is_like(&need)) {
             Some((other, group)) => {
                 other.addresses = other.addresses.max(need.addresses);
-                group.push(*scenario);
+                group.push(scenario.clone());
             }
-            None => groups.push((need, vec![*scenario])),
+            None => groups.push((need, vec![scenario.clone()])),
         }
     }
     groups

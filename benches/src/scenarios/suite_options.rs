@@ -3,7 +3,7 @@
 use crate::error::BenchError;
 use crate::lab::{Bounds, PeerSwitch, Place, Switch, crosspoint, peers_dir};
 use crate::load::{Frames, GuestSetOptions, Scenario, Topology, scenario};
-use crate::options::{OutputOptions, usage};
+use crate::options::usage;
 use crate::trials::Lengths;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeSet;
@@ -82,8 +82,6 @@ pub struct SuiteOptions {
     /// Write report.md and results.json to this directory, after each round
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    #[command(flatten)]
-    pub output: OutputOptions,
 }
 
 /// The driver of the virtqueues.

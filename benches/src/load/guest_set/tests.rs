@@ -1,6 +1,5 @@
 use super::*;
 use crate::lab::{Setup, crosspoint};
-use std::path::PathBuf;
 
 fn roles(name: &str, generators: usize) -> Vec<Role> {
     name.parse::<Scenario>().unwrap().roles(generators)
@@ -21,13 +20,6 @@ fn a_receiver_knows_whether_its_frames_come_from_one_guest() {
     assert_eq!((only("both-64", 0), only("both-64", 1)), (Some(1), Some(0)));
     assert_eq!(only("chain4-64", 3), Some(0));
     assert_eq!(only("many-to-one-2", 2), None);
-}
-
-/// The crosspoint binary of this build.
-fn crosspoint() -> Option<PathBuf> {
-    let test = std::env::current_exe().unwrap();
-    let binary = test.ancestors().nth(2)?.join("crosspoint");
-    binary.is_file().then_some(binary)
 }
 
 /// Two cores that this process may use; the same one twice if there is only one.
@@ -64,26 +56,13 @@ fn is_stopped(set: &mut GuestSet) {
 }
 
 #[test]
-fn blocked_time_is_what_did_not_get_through_over_the_rate() {
-    let stream = Stream {
-        seconds: 3.0,
-        away_seconds: 1.0,
-        offered: 2_000_000,
-        refused: 500,
-        sent: 1_999_500,
-        arrived: 1_999_000,
-        longest_gap_us: 1.0,
-    };
-    assert_eq!(stream.lost(), 500);
-    assert!((stream.blocked_seconds() - 1e-3).abs() < 1e-9);
-}
-
-#[test]
 fn through_the_real_switch_every_frame_is_accounted_for() {
-    let Some(binary) = crosspoint() else {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.ancestors().nth(2).unwrap().join("crosspoint");
+    if !binary.is_file() {
         eprintln!("not run: there is no crosspoint beside this test; cargo build -p crosspoint");
         return;
-    };
+    }
     let (first, last) = cores();
     let clock = Clock::calibrate();
     let setup = Setup {
