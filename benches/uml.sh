@@ -17,7 +17,8 @@ MASKED=/run/crosspoint-bench-uml-mask
 # rings are hidden so that all switches have the same rings.
 HIDE=3,17,18,21,22,34
 
-die() { echo "error: $*" >&2; exit 1; }
+# shellcheck source=peers/common.sh
+. "$HERE/peers/common.sh"
 
 check() {
   [ "$(id -u)" -eq 0 ] || die "needs root"
@@ -53,5 +54,5 @@ measure() {
 case ${1:-run} in
   run) all ;;
   measure) measure ;;
-  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac

@@ -18,7 +18,8 @@ export SECS
 export NETNS=cpbench-switch RUN=/run/crosspoint-bench-veth
 END_CORE=0
 
-die() { echo "error: $*" >&2; exit 1; }
+# shellcheck source=peers/common.sh
+. "$HERE/peers/common.sh"
 
 check() {
   local command
@@ -149,5 +150,5 @@ case ${1:-run} in
   start) start "${2:?}" ;;
   stop) stop "${2:?}" ;;
   measure) measure "${2:?}" ;;
-  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac

@@ -8,7 +8,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 RUN=${RUN:-/run/crosspoint-bench-crosspoint} PMD_CORE=${PMD_CORE:-1} PORTS=${PORTS:-vhost} NETNS=${NETNS:-}
 CROSSPOINT=${CROSSPOINT:-$HERE/../../target/release/crosspoint}
 
-die() { echo "error: $*" >&2; exit 1; }
+# shellcheck source=common.sh
+. "$HERE/common.sh"
 
 port() { # NAME
   printf '[[port]]\nname = "%s"\n' "$1"
@@ -32,27 +33,16 @@ start() {
   if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
   "${where[@]}" "$CROSSPOINT" run --config "$RUN/crosspoint.toml" > "$RUN/log" 2>&1 &
   echo $! > "$RUN/pid"
-  for _ in $(seq 100); do
-    if "$CROSSPOINT" show ports --socket "$RUN/control" > /dev/null 2>&1; then return; fi
-    kill -0 "$(cat "$RUN/pid")" 2> /dev/null || break
-    sleep 0.1
-  done
-  tail -n 5 "$RUN/log" >&2
-  die "crosspoint does not start"
+  started "$CROSSPOINT" show ports --socket "$RUN/control"
 }
 
 stop() {
-  if [ -e "$RUN/pid" ]; then
-    local pid
-    pid=$(cat "$RUN/pid")
-    kill "$pid" 2> /dev/null || true
-    for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
-  fi
+  end "$RUN/pid"
   rm -rf "$RUN"
 }
 
 case ${1:-} in
   start) stop; start ;;
   stop) stop ;;
-  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac

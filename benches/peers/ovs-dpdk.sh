@@ -13,12 +13,14 @@
 #   ROOT=DIR          it is installed in DIR, the root of another distribution, for instance one made by debootstrap, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-} ADDRESSES=${ADDRESSES:-}
 NAMES=${NAMES:-a b}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
 
-die() { echo "error: $*" >&2; exit 1; }
+# shellcheck source=common.sh
+. "$HERE/common.sh"
 inside() { if [ -n "$ROOT" ]; then chroot "$ROOT" "$@"; else "$@"; fi; }
 vsctl() { inside ovs-vsctl --db="unix:$RUN/db.sock" --timeout=30 "$@"; }
 
@@ -32,13 +34,6 @@ ports() { # their names
   local number
   if [ -z "$COUNT" ]; then echo a b; return; fi
   for ((number = 0; number < COUNT; number++)); do echo "p$number"; done
-}
-
-check() {
-  [ -x "$ROOT$VSWITCHD" ] || die "$ROOT$VSWITCHD is missing: install openvswitch-switch-dpdk, or set ROOT or VSWITCHD"
-  local free
-  free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
-  [ "$free" -ge 256 ] || die "$free of 256 huge pages are free: sysctl vm.nr_hugepages=1024"
 }
 
 add_port() { # NAME
@@ -55,7 +50,8 @@ add_port() { # NAME
 
 start() {
   local port
-  check
+  [ -x "$ROOT$VSWITCHD" ] || die "$ROOT$VSWITCHD is missing: install openvswitch-switch-dpdk, or set ROOT or VSWITCHD"
+  huge_pages
   mkdir -p "$RUN"
   if [ -n "$ROOT" ]; then mkdir -p "$ROOT$RUN"; mountpoint -q "$ROOT$RUN" || mount --bind "$RUN" "$ROOT$RUN"; fi
   inside ovsdb-tool create "$RUN/conf.db" /usr/share/openvswitch/vswitch.ovsschema
@@ -76,21 +72,9 @@ start() {
   for port in $(ports); do add_port "$port"; done
 }
 
-# end PID: by SIGTERM, then by SIGKILL if necessary.
-end() {
-  kill "$1" 2> /dev/null || return 0
-  for _ in $(seq 150); do
-    kill -0 "$1" 2> /dev/null || return 0
-    sleep 0.1
-  done
-  kill -KILL "$1" 2> /dev/null || true
-}
-
 stop() {
-  local pid
-  for pid in vswitchd ovsdb; do
-    if [ -e "$RUN/$pid.pid" ]; then end "$(cat "$RUN/$pid.pid")"; fi
-  done
+  end "$RUN/vswitchd.pid"
+  end "$RUN/ovsdb.pid"
   if [ -n "$ROOT" ] && mountpoint -q "$ROOT$RUN"; then umount "$ROOT$RUN"; fi
   rm -rf "$RUN"
 }
@@ -98,5 +82,5 @@ stop() {
 case ${1:-} in
   start) stop; start ;;
   stop) stop ;;
-  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac

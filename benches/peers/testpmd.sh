@@ -9,16 +9,11 @@
 #   PORTS=af_xdp      interfaces sa and sb by net_af_xdp, in the network namespace NETNS
 #   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
 set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 RUN=${RUN:-/run/crosspoint-bench-testpmd} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} NETNS=${NETNS:-} COUNT=${COUNT:-} MODE=${MODE:-io}
 
-die() { echo "error: $*" >&2; exit 1; }
-
-check() {
-  command -v dpdk-testpmd > /dev/null || die "dpdk-testpmd is missing: install dpdk-dev"
-  local free
-  free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
-  [ "$free" -ge 256 ] || die "$free of 256 huge pages are free: sysctl vm.nr_hugepages=1024"
-}
+# shellcheck source=common.sh
+. "$HERE/common.sh"
 
 vdev() { # NUMBER NAME
   case $PORTS-$2 in
@@ -33,7 +28,8 @@ vdev() { # NUMBER NAME
 mbufs() { echo $((32768 + ($1 - 2) * 1024)); }
 
 start() {
-  check
+  command -v dpdk-testpmd > /dev/null || die "dpdk-testpmd is missing: install dpdk-dev"
+  huge_pages
   mkdir -p "$RUN"
   mkfifo "$RUN/input"
   local -a where=()
@@ -49,28 +45,16 @@ start() {
   "${where[@]}" stdbuf -oL dpdk-testpmd --lcores "$lcores" --no-pci --in-memory --single-file-segments -m 512 "${vdevs[@]}" \
     -- -i --forward-mode="$MODE" --auto-start --nb-cores="${#cores[@]}" --total-num-mbufs="$(mbufs ${#names[@]})" <> "$RUN/input" > "$RUN/log" 2>&1 &
   echo $! > "$RUN/pid"
-  for _ in $(seq 200); do
-    if grep -q "^$MODE packet forwarding" "$RUN/log"; then return; fi
-    kill -0 "$(cat "$RUN/pid")" 2> /dev/null || break
-    sleep 0.1
-  done
-  tail -n 5 "$RUN/log" >&2
-  die "dpdk-testpmd does not start"
+  started grep -q "^$MODE packet forwarding" "$RUN/log"
 }
 
 stop() {
-  if [ -e "$RUN/pid" ]; then
-    local pid
-    pid=$(cat "$RUN/pid")
-    kill "$pid" 2> /dev/null || true
-    for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
-    kill -KILL "$pid" 2> /dev/null || true
-  fi
+  end "$RUN/pid"
   rm -rf "$RUN"
 }
 
 case ${1:-} in
   start) stop; start ;;
   stop) stop ;;
-  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac

@@ -75,17 +75,6 @@ struct GuestEnd {
     _guest: Guest,
 }
 
-/// The results of one kind of generator.
-#[derive(Default)]
-struct Done {
-    sent: u64,
-    /// Frames that the rate asked for.
-    due: Option<u64>,
-    arrived_within: u64,
-    ring_full: f64,
-    seconds: f64,
-}
-
 impl NicLoad {
     /// Attaches sinks to the interfaces' far ends, connects the guest to the first port if there is one, and waits until the
     /// switch has learned both addresses.
@@ -160,71 +149,54 @@ impl NicLoad {
         Ok(())
     }
 
-    /// Runs the generator; this thread has nothing to receive.
-    fn offer_from_nic(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
-        self.traffic.plan(&self.sending, rate, time)?;
-        let start = now_ns();
-        while self.traffic.generate(LONG_CALL)? {}
-        let arrived_within = self.traffic.arrived()?;
-        self.done(rate, time, start, arrived_within)
-    }
-
-    /// Runs the generator and the guest's driver in turn.
-    fn offer_to_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
-        let Some(guest) = &mut self.guest else {
-            return Ok(Done::default());
-        };
-        self.traffic.plan(&self.sending, rate, time)?;
-        let (start, mut arrived_within) = (now_ns(), 0);
-        while self.traffic.generate(SHORT_CALL)? {
-            arrived_within += guest.receive_all()?;
+    /// Runs the generator, or the guest's driver, and receives what has come to the guest.
+    fn run(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        let from_guest = self.flow.path == Path::GuestToNic;
+        if !from_guest {
+            self.traffic.plan(&self.sending, rate, time)?;
         }
-        self.done(rate, time, start, arrived_within)
-    }
-
-    /// The generator's results since `start`, nanoseconds.
-    fn done(
-        &self,
-        rate: Option<f64>,
-        time: Duration,
-        start: u64,
-        arrived_within: u64,
-    ) -> Result<Done, BenchError> {
-        Ok(Done {
-            sent: self.traffic.sent()?,
-            due: rate.map(|rate| (rate * time.as_secs_f64()) as u64),
-            arrived_within,
-            seconds: (now_ns() - start) as f64 / 1e9,
-            ..Done::default()
-        })
-    }
-
-    /// Runs only the guest's driver.
-    fn offer_from_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
-        let Some(guest) = &mut self.guest else {
-            return Ok(Done::default());
+        let calls = if self.guest.is_some() {
+            SHORT_CALL
+        } else {
+            LONG_CALL
         };
         let start = now_ns();
-        let end = start + time.as_nanos() as u64;
-        let (mut now, mut sent, mut polls, mut full) = (start, 0, 0_u64, 0_u64);
-        let due = |now: u64| rate.map(|rate| ((now - start) as f64 * rate / 1e9) as u64);
-        while now < end {
-            let limit =
-                due(now).map_or(GUEST_BURST.into(), |due| due.saturating_sub(sent) as usize);
-            let poll = guest.tx.poll_stamped(limit, now)?;
-            sent += u64::from(poll.frames);
-            full += u64::from(poll.full && limit > 0);
-            guest.receive(false)?;
-            polls += 1;
-            now = now_ns();
+        let (mut sent, mut received, mut polls, mut full) = (0, 0, 0_u64, 0_u64);
+        let due = |ns: u64| rate.map(|rate| (ns as f64 * rate / 1e9) as u64);
+        let passed = loop {
+            let passed = now_ns() - start;
+            let mut is_over = passed >= time.as_nanos() as u64;
+            if !from_guest {
+                is_over = !self.traffic.generate(calls)?;
+            }
+            if let Some(guest) = &mut self.guest {
+                if from_guest && !is_over {
+                    let held = due(passed).map(|due| due.saturating_sub(sent) as usize);
+                    let limit = held.unwrap_or(GUEST_BURST.into());
+                    let poll = guest.tx.poll_stamped(limit, start + passed)?;
+                    sent += u64::from(poll.frames);
+                    full += u64::from(poll.full && limit > 0);
+                    polls += 1;
+                }
+                received += guest.receive_all(!from_guest)?;
+            }
+            if is_over {
+                break now_ns() - start;
+            }
+        };
+        if !from_guest {
+            sent = self.traffic.sent()?;
         }
-        let arrived_within = self.traffic.arrived()?;
-        Ok(Done {
+        Ok(Offered {
+            seconds: passed as f64 / 1e9,
+            due: due(passed.min(time.as_nanos() as u64)).unwrap_or(sent),
             sent,
-            due: due(now),
-            arrived_within,
+            arrived_within: match self.flow.path {
+                Path::NicToGuest => received,
+                _ => self.traffic.arrived()?,
+            },
             ring_full: part_of(full, polls),
-            seconds: (now - start) as f64 / 1e9,
+            ..Offered::default()
         })
     }
 
@@ -268,25 +240,16 @@ impl Load for NicLoad {
                 guest.tx.poll_stamped(1, 0)?;
             }
         }
-        let done = match self.flow.path {
-            Path::NicToNic => self.offer_from_nic(rate, time)?,
-            Path::NicToGuest => self.offer_to_guest(rate, time)?,
-            Path::GuestToNic => self.offer_from_guest(rate, time)?,
-        };
-        let arrived = self.drain(done.arrived_within)?;
+        let offered = self.run(rate, time)?;
+        let arrived = self.drain(offered.arrived_within)?;
         let latency_ns = match (&self.guest, self.flow.path) {
             (Some(guest), Path::NicToGuest) => guest.latency.clone(),
             _ => self.traffic.latencies()?,
         };
         Ok(Offered {
-            seconds: done.seconds,
-            due: done.due.unwrap_or(done.sent),
-            sent: done.sent,
             arrived,
-            arrived_within: done.arrived_within,
-            ring_full: done.ring_full,
             latency_ns,
-            ..Offered::default()
+            ..offered
         })
     }
 }
@@ -326,10 +289,10 @@ impl GuestEnd {
         Ok(received.frames.into())
     }
 
-    fn receive_all(&mut self) -> Result<u64, BenchError> {
+    fn receive_all(&mut self, is_sampled: bool) -> Result<u64, BenchError> {
         let mut frames = 0;
         loop {
-            match self.receive(true)? {
+            match self.receive(is_sampled)? {
                 0 => return Ok(frames),
                 more => frames += more,
             }
