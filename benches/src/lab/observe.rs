@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Observations around the traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Observed {
     /// A line's round trip between the two cores, before and after.
     pub round_trips_ns: [Option<f64>; 2],
@@ -37,20 +37,6 @@ pub struct Shares {
 }
 
 impl Observed {
-    /// Without observations.
-    #[cfg(test)]
-    pub fn nothing() -> Self {
-        Self {
-            round_trips_ns: [None, None],
-            placement: Placement::Mixed,
-            generator_wait: None,
-            switch_wait: None,
-            busy_cycles: None,
-            clock_ghz: None,
-            shares: None,
-        }
-    }
-
     /// Whether the slowest core is much slower than the slowest one of another trial of this run: such trials cannot be
     /// compared.
     fn is_slow(&self) -> bool {
@@ -109,7 +95,7 @@ mod tests {
         let near = Observed {
             placement: Placement::Near,
             switch_wait: Some(0.1),
-            ..Observed::nothing()
+            ..Observed::default()
         };
         let waited = Observed {
             switch_wait: Some(2.5),
@@ -118,7 +104,7 @@ mod tests {
         let of = |arrived, observed: &Observed| Discard::of(arrived, observed, 2.0);
         assert_eq!(of(990, &near), None);
         assert_eq!(of(990, &waited), Some(Discard::Waited));
-        assert_eq!(of(990, &Observed::nothing()), Some(Discard::Placement));
+        assert_eq!(of(990, &Observed::default()), Some(Discard::Placement));
         assert_eq!(of(0, &near), Some(Discard::NoTraffic));
     }
 }

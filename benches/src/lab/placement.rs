@@ -52,7 +52,7 @@ pub struct Bounds {
 }
 
 /// Distance of two cores before and after a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// They share a cache.
@@ -60,6 +60,7 @@ pub enum Placement {
     /// They do not share a cache.
     Far,
     /// Between the bounds, different before and after, or unknown.
+    #[default]
     Mixed,
 }
 

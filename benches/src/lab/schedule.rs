@@ -15,17 +15,7 @@ pub fn in_turn<T>(switches: &[T], round: u32) -> Box<dyn Iterator<Item = &T> + '
     }
 }
 
-/// Binds the calling thread to `core`, under `SCHED_FIFO` if `realtime`.
-fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
-    pin(core).map_err(BenchError::io(format!("core {core}")))?;
-    if realtime {
-        let set = Thread::current().set_fifo(PRIORITY_MEASURE);
-        set.map_err(BenchError::io(REALTIME))?;
-    }
-    Ok(())
-}
-
-/// Runs `work` on `core`, on a separate thread: processes that are started later must not inherit the core.
+/// Runs `work` on `core`, under `SCHED_FIFO` if `realtime`, on a separate thread: processes that are started later must not inherit the core.
 pub fn on_core<T: Send>(
     core: usize,
     realtime: bool,
@@ -33,7 +23,11 @@ pub fn on_core<T: Send>(
 ) -> Result<T, BenchError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            measure_on(core, realtime)?;
+            pin(core).map_err(BenchError::io(format!("core {core}")))?;
+            if realtime {
+                let set = Thread::current().set_fifo(PRIORITY_MEASURE);
+                set.map_err(BenchError::io(REALTIME))?;
+            }
             work()
         });
         thread.join().expect("the release profile aborts on panics")

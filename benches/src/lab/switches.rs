@@ -58,7 +58,7 @@ enum Kind {
     TestpmdMac,
 }
 
-/// Ports that scenarios need: one start of a switch serves all scenarios with the same need.
+/// Ports that a scenario needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Number of ports.
@@ -72,11 +72,6 @@ pub struct Need {
 }
 
 impl Need {
-    /// Whether one start serves both: they may differ in their numbers of addresses.
-    pub fn is_like(&self, other: &Self) -> bool {
-        (self.ports, self.large) == (other.ports, other.large)
-    }
-
     /// Entries of the address table: four times the number of addresses, so that hardly any bucket is full; none if the
     /// default table is large enough.
     fn table(&self) -> Option<u32> {

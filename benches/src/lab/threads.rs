@@ -28,15 +28,6 @@ impl Thread {
         }
     }
 
-    /// The first thread of `process`.
-    pub fn main_of(process: u32) -> Self {
-        let process = process.cast_signed();
-        Self {
-            process,
-            thread: process,
-        }
-    }
-
     /// The thread of `process` whose name starts with `prefix`.
     pub fn named(process: u32, prefix: &str) -> Option<Self> {
         Self::all(process.cast_signed()).find(|thread| thread.has_name(prefix))

@@ -34,9 +34,9 @@ pub use large::{LargeGuests, Shape};
 pub use nic::{Flow, NicLoad, Path};
 pub use nic_programs::{End, Programs, Sending};
 pub use pair::Pair;
-pub use scenario::{Frames, Role, Scenario, Topology};
+pub use scenario::{Frames, Role, Scenario};
 pub use tcp::{CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
-pub use testpmd::{Testpmd, TestpmdOptions};
+pub use testpmd::Testpmd;
 pub use wakes::{Floor, Gaps, WakeTimes, wake_worker};
 
 use crate::error::BenchError;

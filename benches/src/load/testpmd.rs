@@ -6,8 +6,7 @@
 
 use super::{Load, Offered};
 use crate::error::BenchError;
-use crate::lab::{PRIORITY_MEASURE, REALTIME, TESTPMD_THREADS, Thread};
-use crate::options::FCS_LEN;
+use crate::lab::{TESTPMD_THREADS, Thread};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -21,67 +20,26 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Longest wait for its end.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// Settings of testpmd and of its devices.
-#[derive(Clone, Debug)]
-pub struct TestpmdOptions {
-    /// Its core.
-    pub core: usize,
-    /// Frame size with FCS.
-    pub size: u16,
-    /// Flows.
-    pub flows: u32,
-    /// Entries of each virtqueue.
-    pub ring: u16,
-    /// Mergeable receive buffers.
-    pub mergeable: bool,
-    /// Its memory is on 2 MiB pages.
-    pub huge_pages: bool,
-    /// `SCHED_FIFO` for its threads.
-    pub realtime: bool,
-}
+/// Entries of each virtqueue.
+const RING: u16 = 256;
+/// Bytes of a frame, without FCS.
+const FRAME_LEN: u16 = 60;
 
-impl TestpmdOptions {
-    /// Frames of 64 bytes of one flow, on this core.
-    pub fn on(core: usize) -> Self {
-        Self {
-            core,
-            size: 64,
-            flows: 1,
-            ring: 256,
-            mergeable: true,
-            huge_pages: false,
-            realtime: false,
-        }
-    }
-
-    /// The arguments, separated by spaces.
-    fn arguments(&self, sockets: &[PathBuf]) -> String {
-        let (core, ring) = (self.core, self.ring);
-        // --in-memory requires huge pages.
-        let memory = match self.huge_pages {
-            true => "--in-memory",
-            false => "--no-huge --no-shconf",
-        };
-        let device = |(number, socket): (usize, &PathBuf)| {
-            let (path, mergeable) = (socket.display(), u8::from(self.mergeable));
-            format!(
-                "--vdev=net_virtio_user{number},path={path},mac=02:00:00:00:00:0{},queues=1,queue_size={ring},mrg_rxbuf={mergeable}",
-                number + 1
-            )
-        };
-        let devices: Vec<String> = sockets.iter().take(2).enumerate().map(device).collect();
-        let flows = match self.flows {
-            1 => "",
-            _ => " --txonly-multi-flow",
-        };
+/// The arguments, separated by spaces.
+fn arguments(sockets: &[PathBuf], core: usize) -> String {
+    let device = |(number, socket): (usize, &PathBuf)| {
+        let (path, last) = (socket.display(), number + 1);
         format!(
-            "--lcores=0@{core},1@{core} --no-pci --single-file-segments -m 512 {memory} {} -- -i --forward-mode=io --nb-cores=1 \
-             --burst={BURST} --rxd={ring} --txd={ring} --total-num-mbufs=16384 --txpkts={} \
-             --eth-peer=0,02:00:00:00:00:02 --eth-peer=1,02:00:00:00:00:01{flows}",
-            devices.join(" "),
-            self.size - FCS_LEN,
+            "--vdev=net_virtio_user{number},path={path},mac=02:00:00:00:00:0{last},queues=1,queue_size={RING},mrg_rxbuf=1"
         )
-    }
+    };
+    let devices: Vec<String> = sockets.iter().take(2).enumerate().map(device).collect();
+    format!(
+        "--lcores=0@{core},1@{core} --no-pci --single-file-segments -m 512 --no-huge --no-shconf {} -- -i --forward-mode=io \
+         --nb-cores=1 --burst={BURST} --rxd={RING} --txd={RING} --total-num-mbufs=16384 --txpkts={FRAME_LEN} \
+         --eth-peer=0,02:00:00:00:00:02 --eth-peer=1,02:00:00:00:00:01",
+        devices.join(" "),
+    )
 }
 
 /// A running testpmd that forwards. It ends when dropped.
@@ -94,12 +52,13 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// Connects it, and starts the circulating frames. Its errors go to this process's.
-    pub fn connect(sockets: &[PathBuf], options: &TestpmdOptions) -> Result<Self, BenchError> {
+    /// Starts it on `core`, connected to the first two sockets, and starts the circulating frames. Its errors go to this
+    /// process's.
+    pub fn connect(sockets: &[PathBuf], core: usize) -> Result<Self, BenchError> {
         // Into a pipe, testpmd's answers would be delayed until a buffer is full.
         let mut command = Command::new("stdbuf");
         command.args(["-oL", NAME]);
-        command.args(options.arguments(sockets).split(' '));
+        command.args(arguments(sockets, core).split(' '));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(BenchError::io(NAME))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
@@ -112,18 +71,13 @@ impl Testpmd {
         };
         this.statistics()?; // answered once everything has started
         std::thread::sleep(SETTLE);
-        let bursts = (options.ring / BURST * 3 / 4).max(1);
+        let bursts = RING / BURST * 3 / 4;
         this.command(&format!("start tx_first {bursts}"))?;
         let id = this.child.id();
         let mut names = TESTPMD_THREADS.iter();
         let worker = names.find_map(|name| Thread::named(id, name));
         this.worker = worker.ok_or_else(|| BenchError::backend(NAME, "has no worker thread"))?;
         this.statistics()?; // answered once it forwards
-        if options.realtime {
-            // The thread that answers shares its core with the forwarding thread.
-            let set = Thread::main_of(id).set_fifo(PRIORITY_MEASURE);
-            set.map_err(BenchError::io(REALTIME))?;
-        }
         Ok(this)
     }
 
@@ -179,8 +133,6 @@ impl Load for Testpmd {
 
 impl Drop for Testpmd {
     fn drop(&mut self) {
-        // It waits for the forwarding thread by polling, which must not keep that thread from the core.
-        let _ = Thread::main_of(self.child.id()).set_normal(); // it ended
         let _ = self.command("quit");
         let deadline = Instant::now() + END_MAX;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {

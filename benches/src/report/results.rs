@@ -100,7 +100,7 @@ pub mod tests {
                     Placement::Near
                 },
                 busy_cycles: (switch == "crosspoint").then_some(2000.0 / mpps),
-                ..Observed::nothing()
+                ..Observed::default()
             };
             Trial {
                 purpose: purpose.into(),

@@ -21,6 +21,9 @@ const THREAD: &str = "cp-metrics";
 /// A poll iteration that takes longer than this was disturbed. It is one of the histogram's bounds.
 const DISTURBED: &str = "le=\"0.00005\"";
 
+/// Pause before each scrape.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Options of `scrape`.
 #[derive(Args, Clone, Debug)]
 pub struct ScrapeOptions {
@@ -39,9 +42,6 @@ pub struct ScrapeOptions {
     /// Number of scrapes to time
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub scrapes: u32,
-    /// Pause before each scrape, milliseconds
-    #[arg(long, default_value_t = 20)]
-    pub pause_ms: u64,
     /// Fail if the 99th percentile of scrape times exceeds this
     #[arg(long, value_name = "MS")]
     pub max_ms: Option<f64>,
@@ -98,12 +98,11 @@ fn measure(
     ran_ns: impl Fn() -> u64,
 ) -> Result<Measured, BenchError> {
     let scrape = || get(address, "/metrics").map_err(BenchError::io("scrape"));
-    let pause = Duration::from_millis(options.pause_ms);
     // About as long as the scrapes will take.
     let quiet = Iterations::of(&scrape()?);
     for _ in 0..options.scrapes {
         interrupt::check()?;
-        std::thread::sleep(pause);
+        std::thread::sleep(PAUSE);
     }
     let (mut last, before) = (scrape()?, Iterations::of(&scrape()?));
     let ran_before = ran_ns();
@@ -111,7 +110,7 @@ fn measure(
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("these bounds");
     for _ in 0..options.scrapes {
         interrupt::check()?;
-        std::thread::sleep(pause);
+        std::thread::sleep(PAUSE);
         let start = Instant::now();
         last = scrape()?;
         times.saturating_record(start.elapsed().as_micros() as u64);

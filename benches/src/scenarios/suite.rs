@@ -1,14 +1,10 @@
 //! `suite`: scenarios of two guests and of many, on crosspoint and its peers, alternating by rounds.
 
-use super::suite_options::{Guests, SuiteOptions};
+use super::suite_options::SuiteOptions;
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::lab::{
-    Crew, Machine, Need, Place, Running, Switch, Thread, in_turn, lock_peers, on_core,
-};
-use crate::load::{
-    Frames, GuestSet, LargeGuests, Load, Scenario, Testpmd, TestpmdOptions, scenario,
-};
+use crate::lab::{Crew, Machine, Place, Running, Switch, Thread, in_turn, lock_peers, on_core};
+use crate::load::{Frames, GuestSet, LargeGuests, Load, Scenario, scenario};
 use crate::options::check_failed;
 use crate::report::{Missing, Results, summary, write};
 use crate::trials::{Jury, Measurement, measure};
@@ -62,18 +58,17 @@ struct Runner<'a> {
 type Connected = (Box<dyn Load>, Vec<(usize, Thread)>);
 
 impl Runner<'_> {
-    /// Runs all rounds. In each round, for all scenarios that need the same ports, every switch in turn.
+    /// Runs all rounds. In each round, for each scenario, every switch in turn.
     fn run(&self) -> Result<Results, BenchError> {
         let options = self.options;
         let machine = Machine::here(self.place.other_core, self.place.cores[0], self.clock);
         let settings = options.settings(&self.scenarios[0]);
         let names = self.switches.iter().map(Switch::name).collect();
         let mut results = Results::new(machine, options.bounds, settings, names);
-        results.missing = self.skips();
         for round in 0..options.rounds() {
-            for (need, scenarios) in groups(&self.scenarios) {
+            for scenario in &self.scenarios {
                 for switch in in_turn(&self.switches, round) {
-                    self.group(switch, round, need, &scenarios, &mut results)?;
+                    self.one(switch, scenario, round, &mut results)?;
                 }
             }
             // After each round: a run takes long, and its results so far are useful.
@@ -84,80 +79,53 @@ impl Runner<'_> {
         Ok(results)
     }
 
-    fn skips(&self) -> Vec<Missing> {
-        let mut skips = Vec::new();
-        for (scenario, switch) in self
-            .scenarios
-            .iter()
-            .flat_map(|scenario| self.switches.iter().map(move |switch| (scenario, switch)))
-        {
-            let why = switch.lacks(&scenario.need());
-            skips.extend(why.map(|why| Missing {
-                scenario: scenario.to_string(),
-                switch: switch.name(),
-                round: None,
-                why: why.into(),
-            }));
-        }
-        skips
-    }
-
-    /// Runs one switch in one round. A scenario that fails is noted, and the switch is started again for the next one.
-    fn group(
+    /// Runs one scenario on one switch in one round. A failure is noted.
+    fn one(
         &self,
         switch: &Switch,
+        scenario: &Scenario,
         round: u32,
-        need: Need,
-        scenarios: &[Scenario],
         results: &mut Results,
     ) -> Result<(), BenchError> {
-        let mut running = None;
-        let able = scenarios
-            .iter()
-            .filter(|s| switch.lacks(&s.need()).is_none());
-        for scenario in able {
-            interrupt::check()?;
-            let name = switch.name();
-            eprintln!("round {round}: {name}: {scenario}");
-            match self.measure(switch, need, scenario, &mut running) {
-                Ok(measured) => results.measurements.push(Measurement {
-                    scenario: scenario.to_string(),
-                    switch: name,
-                    round,
-                    ..measured
-                }),
-                Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
-                Err(why) => {
-                    eprintln!("  failed: {why}");
-                    running = None;
-                    results.missing.push(Missing {
-                        scenario: scenario.to_string(),
-                        switch: name,
-                        round: Some(round),
-                        why: why.to_string(),
-                    });
-                }
+        interrupt::check()?;
+        let name = switch.name();
+        let mut missing = |failed_in, why: String| {
+            results.missing.push(Missing {
+                scenario: scenario.name.clone(),
+                switch: name.clone(),
+                round: failed_in,
+                why,
+            });
+        };
+        if let Some(why) = switch.lacks(&scenario.need()) {
+            if round == 0 {
+                missing(None, why.into());
             }
+            return Ok(());
+        }
+        eprintln!("round {round}: {name}: {scenario}");
+        match self.measure(switch, scenario) {
+            Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+            Err(why) => {
+                eprintln!("  failed: {why}");
+                missing(Some(round), why.to_string());
+            }
+            Ok(measured) => results.measurements.push(Measurement {
+                scenario: scenario.name.clone(),
+                switch: name,
+                round,
+                ..measured
+            }),
         }
         Ok(())
     }
 
-    /// Measures one scenario on one switch in one round, and starts the switch if it is not running. The caller fills in the
-    /// names.
-    fn measure(
-        &self,
-        switch: &Switch,
-        need: Need,
-        scenario: &Scenario,
-        running: &mut Option<Running>,
-    ) -> Result<Measurement, BenchError> {
-        let running = match running {
-            Some(running) => running,
-            None => running.insert(switch.start(need, &self.place)?),
-        };
+    /// Starts a switch, and measures one scenario on it. The caller fills in the names.
+    fn measure(&self, switch: &Switch, scenario: &Scenario) -> Result<Measurement, BenchError> {
+        let running = switch.start(scenario.need(), &self.place)?;
         let options = self.options;
         on_core(self.place.other_core, options.realtime, || {
-            let (mut load, generators) = self.connect(scenario, running)?;
+            let (mut load, generators) = self.connect(scenario, &running)?;
             let jury = Jury {
                 crew: Crew {
                     bounds: options.bounds,
@@ -180,62 +148,13 @@ impl Runner<'_> {
     /// Connects a scenario's guests. Call on the first generator's core.
     fn connect(&self, scenario: &Scenario, running: &Running) -> Result<Connected, BenchError> {
         let (options, ports, core) = (self.options, &running.ports, self.place.other_core);
-        Ok(match scenario.frames {
-            Frames::Size(size) if options.guests == Guests::Testpmd => {
-                let testpmd = TestpmdOptions {
-                    size,
-                    flows: scenario.flows,
-                    ring: scenario.ring,
-                    mergeable: scenario.mergeable,
-                    huge_pages: options.huge_pages,
-                    realtime: options.realtime,
-                    ..TestpmdOptions::on(core)
-                };
-                let guests = Testpmd::connect(&ports.sockets, &testpmd)?;
-                let threads = vec![(core, guests.worker)];
-                (Box::new(guests), threads)
-            }
-            Frames::Large(shape) => {
-                let guests = LargeGuests::connect(ports, shape, options.huge_pages, self.clock)?;
-                (Box::new(guests), vec![(core, Thread::current())])
-            }
-            _ => {
-                let settings = options.guest_set();
-                let guests = GuestSet::connect(ports, scenario, &settings, self.clock)?;
-                let threads = guests.threads();
-                (Box::new(guests), threads)
-            }
-        })
-    }
-}
-
-/// Groups of scenarios that share one start of a switch, ordered by the first of each.
-fn groups(scenarios: &[Scenario]) -> Vec<(Need, Vec<Scenario>)> {
-    let mut groups: Vec<(Need, Vec<Scenario>)> = Vec::new();
-    for scenario in scenarios {
-        let need = scenario.need();
-        match groups.iter_mut().find(|(other, _)| other.is_like(&need)) {
-            Some((other, group)) => {
-                other.addresses = other.addresses.max(need.addresses);
-                group.push(scenario.clone());
-            }
-            None => groups.push((need, vec![scenario.clone()])),
+        if let Frames::Large(shape) = scenario.frames {
+            let guests = LargeGuests::connect(ports, shape, options.huge_pages, self.clock)?;
+            return Ok((Box::new(guests), vec![(core, Thread::current())]));
         }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scenarios_that_need_the_same_ports_share_one_start() {
-        let names = ["pair-64", "chain4-64", "tso", "both-64", "pairs2-64"];
-        let scenarios = names.map(|name| name.parse::<Scenario>().unwrap());
-        let groups = groups(&scenarios);
-        let shape = |(need, all): &(Need, Vec<_>)| (need.ports, all.len());
-        let shapes: Vec<_> = groups.iter().map(shape).collect();
-        assert_eq!(shapes, [(2, 2), (4, 2), (2, 1)]);
+        let settings = options.guest_set();
+        let guests = GuestSet::connect(ports, scenario, &settings, self.clock)?;
+        let threads = guests.threads();
+        Ok((Box::new(guests), threads))
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::error::BenchError;
 use crate::lab::{Bounds, PeerSwitch, Place, Switch, crosspoint, peers_dir};
-use crate::load::{Frames, GuestSetOptions, Scenario, Topology, scenario};
+use crate::load::{GuestSetOptions, Scenario, scenario};
 use crate::options::usage;
 use crate::trials::Lengths;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,9 +37,6 @@ pub struct SuiteOptions {
     /// A core for each thread that drives guests
     #[arg(long, value_delimiter = ',', default_value = "0", value_name = "CORES")]
     pub generator_cores: Vec<usize>,
-    /// Generators and workers may share cores: shows whether a scenario works, not how fast
-    #[arg(long)]
-    pub share_cores: bool,
     #[command(flatten)]
     pub bounds: Bounds,
     /// Trials that are neither near nor far count too, in separate rows
@@ -48,9 +45,6 @@ pub struct SuiteOptions {
     /// SCHED_FIFO for generators and workers during trials
     #[arg(long)]
     pub realtime: bool,
-    /// The driver of the guests' rings: in this process, or dpdk-testpmd (virtio-user), for scenarios of `both` only
-    #[arg(long, value_enum, default_value = "in-process")]
-    pub guests: Guests,
     /// Guest memory on 2 MiB pages: two for each guest, more with larger rings
     #[arg(long)]
     pub huge_pages: bool,
@@ -84,15 +78,6 @@ pub struct SuiteOptions {
     pub out: Option<PathBuf>,
 }
 
-/// The driver of the virtqueues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Guests {
-    /// `crosspoint-guest`, in this process.
-    InProcess,
-    /// `dpdk-testpmd` with two `net_virtio_user` devices.
-    Testpmd,
-}
-
 impl SuiteOptions {
     /// The scenarios to measure, in order. Fails if options cannot be combined.
     pub fn plan(&self) -> Result<Vec<Scenario>, BenchError> {
@@ -104,7 +89,7 @@ impl SuiteOptions {
         let scenarios = scenario::select(&names).map_err(BenchError::Usage)?;
         let cores = [&self.switch_cores[..], &self.generator_cores[..]].concat();
         let distinct: BTreeSet<usize> = cores.iter().copied().collect();
-        if distinct.len() < cores.len() && !self.share_cores {
+        if distinct.len() < cores.len() {
             return usage("--switch-cores and --generator-cores: a core for each, and none twice");
         }
         self.bounds.check()?;
@@ -115,14 +100,6 @@ impl SuiteOptions {
         }
         if names.len() < switches.len() {
             return usage("two switches have one name: --peer KIND,name=NAME");
-        }
-        let is_paced = self.rate.is_some() || self.latency;
-        if self.guests == Guests::Testpmd
-            && (is_paced || !scenarios.iter().all(is_scenario_of_testpmd))
-        {
-            return usage(
-                "--guests testpmd: scenarios of both-SIZE with rings of 64 or more, no rate, no latency",
-            );
         }
         Ok(scenarios)
     }
@@ -176,9 +153,8 @@ impl SuiteOptions {
     pub fn settings(&self, scenario: &Scenario) -> String {
         let lengths = self.lengths(scenario);
         format!(
-            "{:?} guests, workers on {:?}, generators on {:?}, receive buffers of {}, 2 MiB pages {}, {} x {} trials of {} ms, \
+            "workers on {:?}, generators on {:?}, receive buffers of {}, 2 MiB pages {}, {} x {} trials of {} ms, \
              realtime {}, rate {}",
-            self.guests,
             self.switch_cores,
             self.generator_cores,
             self.rx_buffer,
@@ -190,12 +166,6 @@ impl SuiteOptions {
             self.rate.map_or("maximum".into(), |rate| rate.to_string()),
         )
     }
-}
-
-/// Frames circulate between the guests of one testpmd.
-fn is_scenario_of_testpmd(scenario: &Scenario) -> bool {
-    let is_plain = scenario.plain().is_none() && !scenario.packed && scenario.ring >= 64;
-    is_plain && scenario.topology == Topology::Both && matches!(scenario.frames, Frames::Size(_))
 }
 
 #[cfg(test)]
@@ -223,7 +193,5 @@ mod tests {
         assert!(plan(&["--switch-cores", "1,0"]).is_err());
         assert!(plan(&["--skip-crosspoint"]).is_err());
         assert!(plan(&["--peer", "testpmd-io", "--peer", "testpmd-io"]).is_err());
-        let testpmd = |names| plan(&["--guests", "testpmd", "--scenarios", names]);
-        assert!(testpmd("both-64").is_ok() && testpmd("pair-64").is_err());
     }
 }

@@ -113,7 +113,7 @@ mod tests {
                 arrived_within: arrived,
                 ..Offered::default()
             };
-            Ok(Trial::of(rate, &offered, Observed::nothing()))
+            Ok(Trial::of(rate, &offered, Observed::default()))
         };
         let measured = measure(lengths, run).unwrap();
         let rates: Vec<_> = measured.trials.iter().map(|trial| trial.rate).collect();

@@ -5,9 +5,7 @@ use super::options::{FairnessOptions, Victim};
 use crate::error::BenchError;
 use crate::lab::metrics::{get, sum};
 use crate::lab::{Crew, Crosspoint, Placement, Setup, Thread, wire};
-use crate::load::{
-    Flow, GuestSet, GuestSetOptions, Load, NicLoad, Path, Scenario, Testpmd, TestpmdOptions,
-};
+use crate::load::{Flow, GuestSet, GuestSetOptions, Load, NicLoad, Path, Scenario, Testpmd};
 use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -104,8 +102,7 @@ impl Victim {
                 (Box::new(nic), vec![(core, Thread::current())])
             }
             Self::Dpdk => {
-                let testpmd = TestpmdOptions::on(core);
-                let guests = Testpmd::connect(&started.ports.sockets, &testpmd)?;
+                let guests = Testpmd::connect(&started.ports.sockets, core)?;
                 let threads = vec![(core, guests.worker)];
                 (Box::new(guests), threads)
             }
