@@ -49,8 +49,6 @@ pub enum GuestQueue {
 
 /// A guest's transmit queue.
 pub struct Sender {
-    /// The guest's number, which is part of its address.
-    pub number: usize,
     /// The queue.
     pub tx: TxPump,
     /// Offset of its frames, as a part of a frame's time, so that senders do not all send at the same time: 0 to 1.
@@ -67,15 +65,6 @@ pub struct Sink {
     /// The queue.
     pub rx: RxPump,
     polls: u64,
-    order: Order,
-}
-
-/// Tells frames of this trial from late ones of an earlier trial.
-struct Order {
-    /// The only sender, if there is only one.
-    only: Option<usize>,
-    /// Low bits of the next frame's sequence number, by guest.
-    next: Vec<u16>,
 }
 
 /// A job of a generator.
@@ -97,8 +86,6 @@ pub struct Job {
     pub burst: usize,
     /// Frames that a sender keeps while its ring is full.
     pub backlog: u64,
-    /// Sequence number of the first frame, by guest.
-    pub sequences: Vec<u16>,
 }
 
 /// A job's results.
@@ -108,8 +95,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Frames that were to be sent.
     pub due: u64,
-    /// Each sender's guest number, and the frames that it sent.
-    pub sent: Vec<(usize, u64)>,
+    /// Frames that were sent.
+    pub sent: u64,
     /// Frames that arrived before the end.
     pub arrived_within: u64,
     /// Frames that arrived later.
@@ -130,9 +117,6 @@ pub struct Outcome {
     pub away: u64,
     /// The longest time without a frame, if a job lasts until it is stopped.
     pub gap: Gap,
-    /// For each sink of trials with a rate: its only sender if it has one, and sequence numbers after the last frame that
-    /// arrived, by guest.
-    pub next: Vec<(Option<usize>, Vec<u16>)>,
 }
 
 /// The longest time without a frame, cycles, excluding times at which the generator did not run.
@@ -154,10 +138,9 @@ impl Gap {
 }
 
 impl Sender {
-    /// The sender of guest `number`.
-    pub fn new(number: usize, tx: TxPump, phase: f64) -> Self {
+    /// A sender with this offset.
+    pub fn new(tx: TxPump, phase: f64) -> Self {
         Self {
-            number,
             tx,
             phase,
             sent: 0,
@@ -208,38 +191,10 @@ impl Sender {
     }
 }
 
-impl Order {
-    /// Records a frame. Returns whether it is of this trial.
-    #[inline(always)]
-    fn note(&mut self, head: &FrameHead) -> bool {
-        if head.stamp() == 0 {
-            return false; // an announcement of a receiver
-        }
-        let source = || super::addresses::number(&head.bytes[6..12]);
-        let Some(next) = self.next.get_mut(self.only.unwrap_or_else(source)) else {
-            return false;
-        };
-        let sequence = head.sequence();
-        if sequence.wrapping_sub(*next) >= 1 << 15 {
-            return false; // late: of an earlier trial
-        }
-        *next = sequence.wrapping_add(1);
-        true
-    }
-}
-
 impl Sink {
-    /// A sink on `rx`; `only` is the guest that sends all frames, if there is only one sender.
-    pub fn new(rx: RxPump, only: Option<usize>) -> Self {
-        let order = Order {
-            only,
-            next: Vec::new(),
-        };
-        Self {
-            rx,
-            polls: 0,
-            order,
-        }
+    /// A sink on `rx`.
+    pub fn new(rx: RxPump) -> Self {
+        Self { rx, polls: 0 }
     }
 
     /// Receives frames that are there, within bounds.
@@ -280,10 +235,10 @@ impl Sink {
     /// The same, and inspects each frame.
     #[inline(always)]
     fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
-        let (order, mut frames) = (&mut self.order, 0);
+        let mut frames = 0;
         self.rx.poll_each(|head| {
-            if !order.note(head) {
-                return;
+            if head.stamp() == 0 {
+                return; // an announcement of a receiver
             }
             frames += 1;
             if head.sequence() & pace.sample_mask == 0 {
@@ -403,21 +358,13 @@ pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Outcome
     };
     outcome.arrived_late += drain(queues, &mut pace, &mut outcome, quiet)?;
     for queue in queues.iter() {
-        match queue {
-            GuestQueue::Send(sender) => {
-                outcome.sent.push((sender.number, sender.sent));
-                outcome.refused += sender.dropped;
-                outcome.due += if job.rate.is_some() {
-                    sender.due
-                } else {
-                    sender.sent
-                };
-            }
-            GuestQueue::Receive(sink) if job.rate.is_some() => {
-                let order = &sink.order;
-                outcome.next.push((order.only, order.next.clone()));
-            }
-            _ => {}
+        if let GuestQueue::Send(sender) = queue {
+            outcome.sent += sender.sent;
+            outcome.refused += sender.dropped;
+            outcome.due += match job.rate {
+                Some(_) => sender.due,
+                None => sender.sent,
+            };
         }
     }
     Ok(outcome)
@@ -427,9 +374,8 @@ fn begin(queues: &mut [GuestQueue], job: &Job) -> Result<(), BenchError> {
     for queue in queues {
         match queue {
             GuestQueue::Send(sender) => (sender.sent, sender.due, sender.dropped) = (0, 0, 0),
-            GuestQueue::Receive(sink) => sink.order.next.clone_from(&job.sequences),
             GuestQueue::Quiet(quiet) => quiet.begin(job.start)?,
-            GuestQueue::Forward(_) => {}
+            GuestQueue::Receive(_) | GuestQueue::Forward(_) => {}
         }
     }
     Ok(())
@@ -532,7 +478,7 @@ impl Outcome {
         Self {
             seconds: 0.0,
             due: 0,
-            sent: Vec::new(),
+            sent: 0,
             arrived_within: 0,
             arrived_late: 0,
             polls: 0,
@@ -543,7 +489,6 @@ impl Outcome {
             gap: Gap::default(),
             first: times(),
             iterations: times(),
-            next: Vec::new(),
         }
     }
 }

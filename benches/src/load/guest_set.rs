@@ -28,11 +28,8 @@ const START_IN: Duration = Duration::from_millis(1);
 /// Longest wait until a switch has taken a receiver's announcements, and the time added for each of its addresses.
 const TEACH_MAX: Duration = Duration::from_millis(200);
 const TEACH_ADDRESS_MAX: Duration = Duration::from_micros(300);
-/// Frames per second of each sender, until one from and to each address has got through.
+/// The same if there are many addresses.
 const COVER_RATE: f64 = 200_000.0;
-/// Number of such attempts.
-const COVERS_MAX: u32 = 20;
-
 /// Properties of guests that do not depend on the scenario.
 #[derive(Clone, Debug)]
 pub struct GuestSetOptions {
@@ -123,8 +120,6 @@ pub struct GuestSet {
     members: Vec<Member>,
     /// Sessions of guests without traffic.
     _quiet: Vec<Guest>,
-    /// Frames sent so far, by guest.
-    sent: Vec<u64>,
     /// Number of addresses on each side of a stream.
     addresses: u32,
     settings: GuestSetOptions,
@@ -176,7 +171,6 @@ impl GuestSet {
         let generators: Result<_, _> = shares.into_iter().zip(&settings.cores).map(start).collect();
         let mut set = Self {
             generators: generators?,
-            sent: vec![0; members.len()],
             members,
             _quiet: quiet,
             addresses: scenario.addresses,
@@ -184,7 +178,6 @@ impl GuestSet {
             clock,
         };
         set.learn(scenario)?;
-        set.cover(scenario)?;
         Ok(set)
     }
 
@@ -198,45 +191,32 @@ impl GuestSet {
         self.members.iter().filter(|m| m.role.sends).count()
     }
 
-    /// Sends a few frames from every sender at a time, until some frames of each have arrived.
+    /// Sends a few frames from every sender, and from and to every address, until all arrive, and none is flooded: a switch may
+    /// take long for the first one between two addresses.
     fn learn(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
         let deadline = Instant::now() + LEARN_MAX;
-        let mut deaf: Vec<usize>;
+        let covering = Duration::from_secs_f64(f64::from(self.addresses) / COVER_RATE * 1.1);
+        let (rate, time) = match self.addresses {
+            1 => (LEARN_RATE, LEARN_TRIAL),
+            _ => (COVER_RATE, covering),
+        };
         loop {
             self.teach()?;
-            let before = self.sequences();
-            let rate = LEARN_RATE * self.senders() as f64;
-            let outcomes = self.run(Some(rate), LEARN_TRIAL)?;
-            deaf = (0..self.members.len())
-                .filter(|number| self.members[*number].role.sends)
-                .filter(|number| !heard(&outcomes, *number, before[*number]))
-                .collect();
-            if deaf.is_empty() {
+            let outcomes = self.run(Some(rate * self.senders() as f64), time)?;
+            let Offered { due, arrived, .. } = sum(&outcomes, self.clock);
+            if arrived == due {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                let what = format!("{scenario}: frames of guests {deaf:?} do not arrive");
+            if Instant::now() < deadline {
+                continue;
+            }
+            let what = format!("{scenario}: {arrived} of {due} frames arrive at {rate} a second");
+            if self.addresses == 1 || arrived == 0 {
                 return Err(BenchError::backend("the switch", what));
             }
-        }
-    }
-
-    /// Sends frames from and to every address, until all arrive: a switch may take long for the first one between two
-    /// addresses.
-    fn cover(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
-        if self.addresses == 1 {
+            eprintln!("  {what}");
             return Ok(());
         }
-        let time = Duration::from_secs_f64(f64::from(self.addresses) / COVER_RATE * 1.1);
-        for _ in 0..COVERS_MAX {
-            let outcomes = self.run(Some(COVER_RATE * self.senders() as f64), time)?;
-            let offered = sum(&outcomes, self.clock);
-            if offered.arrived == offered.due {
-                return Ok(());
-            }
-        }
-        eprintln!("  {scenario}: some frames are lost also at {COVER_RATE} a second");
-        Ok(())
     }
 
     /// Each guest that only receives sends one frame from each of its addresses, so that no address is aged out meanwhile,
@@ -256,11 +236,6 @@ impl GuestSet {
             while !greeted.poll()?.empty {}
         }
         Ok(())
-    }
-
-    /// The sequence numbers of the next frames, by guest.
-    fn sequences(&self) -> Vec<u16> {
-        self.sent.iter().map(|sent| *sent as u16).collect()
     }
 
     /// Offers `rate` frames per second until `stop` is set, and then waits until nothing is in flight. A generator that was
@@ -292,7 +267,7 @@ impl GuestSet {
     }
 
     /// Runs all generators for `time`.
-    fn run(&mut self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
+    fn run(&self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
         self.do_all(&self.job(rate, time))
     }
 
@@ -306,22 +281,17 @@ impl GuestSet {
             rate_of_all: rate,
             burst: self.settings.burst,
             backlog: self.settings.backlog,
-            sequences: self.sequences(),
         }
     }
 
     /// Runs all generators at the same time.
-    fn do_all(&mut self, job: &Job) -> Result<Vec<Outcome>, BenchError> {
+    fn do_all(&self, job: &Job) -> Result<Vec<Outcome>, BenchError> {
         for generator in &self.generators {
             generator.ask(job);
         }
         // All must end, also if one fails.
         let outcomes: Vec<_> = self.generators.iter().map(Generator::answer).collect();
-        let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
-        for (number, sent) in outcomes.iter().flat_map(|outcome| &outcome.sent) {
-            self.sent[*number] += sent;
-        }
-        Ok(outcomes)
+        outcomes.into_iter().collect()
     }
 }
 
@@ -380,14 +350,11 @@ fn queues_of(
             ..TxPumpOptions::default()
         };
         let tx = guest.take_tx_pump(0, &options)?;
-        list.push(GuestQueue::Send(Sender::new(number, tx, phase)));
+        list.push(GuestQueue::Send(Sender::new(tx, phase)));
     }
     if role.receives {
         let rx = guest.take_rx_pump(0, true)?;
-        list.push(GuestQueue::Receive(Sink::new(
-            rx,
-            only_sender(roles, number),
-        )));
+        list.push(GuestQueue::Receive(Sink::new(rx)));
     } else {
         member.greeted = Some(guest.take_rx_pump(0, true)?);
     }
@@ -406,21 +373,6 @@ fn queues_of(
     Ok(list)
 }
 
-/// The guest whose frames end at `sink`, if there is only one.
-fn only_sender(roles: &[Role], sink: usize) -> Option<usize> {
-    let ends_here = |first: &usize| {
-        let mut at = roles[*first].to;
-        while let Some(next) = at.filter(|at| !roles[*at].sends && roles[*at].to.is_some()) {
-            at = roles[next].to;
-        }
-        at == Some(sink)
-    };
-    let mut senders = (0..roles.len())
-        .filter(|n| roles[*n].sends)
-        .filter(ends_here);
-    senders.next().filter(|_| senders.next().is_none())
-}
-
 fn guest_options(scenario: &Scenario, settings: &GuestSetOptions) -> GuestOptions {
     let mut options = GuestOptions {
         ring_size: scenario.ring,
@@ -435,12 +387,6 @@ fn guest_options(scenario: &Scenario, settings: &GuestSetOptions) -> GuestOption
     options
 }
 
-/// Whether a frame of guest `number` has arrived since its sequence number `before`.
-fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
-    let mut sinks = outcomes.iter().flat_map(|outcome| &outcome.next);
-    sinks.any(|(only, next)| only.is_none_or(|only| only == number) && next[number] != before)
-}
-
 /// The sum of all generators' outcomes.
 fn sum(outcomes: &[Outcome], clock: Clock) -> Offered {
     let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
@@ -448,11 +394,10 @@ fn sum(outcomes: &[Outcome], clock: Clock) -> Offered {
     let longest = lengths.fold(0.0, f64::max);
     let within = total(|outcome| outcome.arrived_within);
     let (polls, full) = (total(|o| o.polls), total(|o| o.polls_full));
-    let sent = outcomes.iter().flat_map(|outcome| &outcome.sent);
     Offered {
         seconds: longest,
         due: total(|outcome| outcome.due),
-        sent: sent.map(|(_, sent)| sent).sum(),
+        sent: total(|outcome| outcome.sent),
         arrived: within + total(|outcome| outcome.arrived_late),
         arrived_within: within,
         ring_full: part_of(full, polls),

@@ -10,7 +10,6 @@ fn job(start: u64, rate: f64) -> Job {
         rate_of_all: Some(rate),
         burst: 32,
         backlog: 1000,
-        sequences: Vec::new(),
     }
 }
 
@@ -24,26 +23,6 @@ fn the_longest_gap_is_between_two_frames_or_after_the_last() {
     assert_eq!(gap.longest, 35);
     gap.pass(100, false);
     assert_eq!(gap.longest, 100);
-}
-
-#[test]
-fn frames_of_other_trials_do_not_count() {
-    let mut order = Order {
-        only: Some(0),
-        next: vec![65_534],
-    };
-    let head = |sequence: u16| {
-        let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
-        bytes[crosspoint_guest::pump::STAMP_OFFSET] = 1;
-        let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
-        bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
-        FrameHead { bytes, len: 60 }
-    };
-    let noted = [65_534, 65_535, 2, 1, 3, 10].map(|sequence| order.note(&head(sequence)));
-    assert_eq!(noted, [true, true, true, false, true, true]);
-    let mut greeting = head(11);
-    greeting.bytes[crosspoint_guest::pump::STAMP_OFFSET] = 0;
-    assert!(!order.note(&greeting));
 }
 
 #[test]

@@ -13,15 +13,6 @@ fn each_sender_is_visited_before_those_that_its_frames_go_through() {
     assert_eq!(visits(&roles("many-to-one-3", 1)), [0, 3, 1, 2]);
 }
 
-#[test]
-fn a_receiver_knows_whether_its_frames_come_from_one_guest() {
-    let only = |name, sink| only_sender(&roles(name, 1), sink);
-    assert_eq!(only("pairs3-64", 4), Some(1));
-    assert_eq!((only("both-64", 0), only("both-64", 1)), (Some(1), Some(0)));
-    assert_eq!(only("chain4-64", 3), Some(0));
-    assert_eq!(only("many-to-one-2", 2), None);
-}
-
 /// Two cores that this process may use; the same one twice if there is only one.
 fn cores() -> (usize, usize) {
     let set = rustix::thread::sched_getaffinity(None).unwrap();
