@@ -110,11 +110,4 @@ crosspoint_worker_cycles_total_of_something_else{state=\"busy\"} 1
         assert_eq!(counters.cycles_per_frame(), Some(100.0));
         assert_eq!(counters.since(counters).cycles_per_frame(), None);
     }
-
-    #[test]
-    fn only_an_answer_of_200_has_a_body() {
-        let answer = "HTTP/1.0 200 OK\r\nA: b\r\n\r\nx y\n";
-        assert_eq!(body(answer).unwrap(), "x y\n");
-        assert!(body("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-    }
 }

@@ -79,56 +79,43 @@ pub mod tests {
     use crate::options::tests::parse;
     use crate::trials::{LATENCY, MAXIMUM};
 
+    fn trial(purpose: &str, mpps: f64) -> Trial {
+        let arrived = (mpps * 1e6) as u64;
+        let offered = Offered {
+            seconds: 1.0,
+            due: arrived + arrived / 100,
+            arrived,
+            arrived_within: arrived,
+            ..Offered::default()
+        };
+        let observed = Observed {
+            round_trips_ns: [Some(80.0), Some(90.0)],
+            placement: Placement::Near,
+            busy_cycles: Some(2000.0 / mpps),
+            ..Observed::default()
+        };
+        Trial {
+            purpose: purpose.into(),
+            core_cycles: Some(2600.0 / mpps),
+            latency: Some(Times {
+                p50: (1e6 / mpps) as u64,
+                p99: (3e6 / mpps) as u64,
+                ..Times::default()
+            }),
+            ..Trial::of(None, &offered, observed)
+        }
+    }
+
     /// Three trials, the last of which is discarded, and one for latency.
     fn measurement(scenario: &str, switch: &str, round: u32, mpps: f64) -> Measurement {
-        let trial = |purpose: &str, mpps: f64| {
-            let arrived = (mpps * 1e6) as u64;
-            let offered = Offered {
-                seconds: 1.0,
-                due: arrived + arrived / 100,
-                sent: arrived,
-                arrived,
-                arrived_within: arrived,
-                ..Offered::default()
-            };
-            let ns = (1e6 / mpps) as u64;
-            let observed = Observed {
-                round_trips_ns: [Some(80.0), Some(90.0)],
-                placement: if mpps < 1.0 {
-                    Placement::Far
-                } else {
-                    Placement::Near
-                },
-                busy_cycles: (switch == "crosspoint").then_some(2000.0 / mpps),
-                ..Observed::default()
-            };
-            Trial {
-                purpose: purpose.into(),
-                core_cycles: Some(2600.0 / mpps),
-                latency: Some(Times {
-                    count: arrived,
-                    p50: ns,
-                    p90: 2 * ns,
-                    p99: 3 * ns,
-                    p99_9: 4 * ns,
-                    max: 5 * ns,
-                }),
-                ..Trial::of(Some(mpps * 1e6), &offered, observed)
-            }
-        };
-        let mut disturbed = trial(MAXIMUM, 1000.0);
-        disturbed.discarded = Some(Discard::Waited);
+        let mut trials = [1.0, 1.1, 50.0].map(|part| trial(MAXIMUM, part * mpps));
+        trials[2].discarded = Some(Discard::Waited);
         let latency = trial(&format!("{LATENCY}10 %"), mpps / 10.0);
         Measurement {
             scenario: scenario.into(),
             switch: switch.into(),
             round,
-            trials: vec![
-                trial(MAXIMUM, mpps),
-                trial(MAXIMUM, mpps * 1.1),
-                disturbed,
-                latency,
-            ],
+            trials: trials.into_iter().chain([latency]).collect(),
         }
     }
 

@@ -187,8 +187,6 @@ mod tests {
             p99_us: None,
             jain: Some(0.99876),
             placement,
-            generator_wait: None,
-            switch_wait: None,
         }
     }
 

@@ -192,10 +192,6 @@ pub struct Phase {
     pub jain: Option<f64>,
     /// Distance of the cores, in all its trials.
     pub placement: Placement,
-    /// Percent of the time that the generator waited for its core, the maximum.
-    pub generator_wait: Option<f64>,
-    /// The same for the worker.
-    pub switch_wait: Option<f64>,
 }
 
 impl Phase {
@@ -223,7 +219,6 @@ impl Connected {
         ) else {
             return Err(BenchError::backend("the victim", "can do nothing"));
         };
-        let longer = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         Ok(Phase {
             mpps: first.mpps(),
             due: offered.due,
@@ -235,8 +230,6 @@ impl Connected {
                 true => observed.placement,
                 false => Placement::Mixed,
             },
-            generator_wait: longer(before.generator_wait, observed.generator_wait),
-            switch_wait: longer(before.switch_wait, observed.switch_wait),
         })
     }
 }
