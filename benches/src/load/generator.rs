@@ -1,7 +1,7 @@
 //! The work of one generator's thread: it visits its guests in turn, as fast as possible.
 
 use crate::error::BenchError;
-use crate::load::Quiet;
+use crate::load::{Offered, Quiet};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
 use crosspoint_guest::{ForwardPump, RxPump, TxPump};
@@ -88,43 +88,12 @@ pub struct Job {
     pub backlog: u64,
 }
 
-/// A job's results.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Length of the trial.
-    pub seconds: f64,
-    /// Frames that were to be sent.
-    pub due: u64,
-    /// Frames that were sent.
-    pub sent: u64,
-    /// Frames that arrived before the end.
-    pub arrived_within: u64,
-    /// Frames that arrived later.
-    pub arrived_late: u64,
-    /// Polls that had something to send.
-    pub polls: u64,
-    /// Of these, polls that found the ring full.
-    pub polls_full: u64,
-    /// Cycles from stamp to sink.
-    pub latency: Histogram<u64>,
-    /// Cycles that the first frame of a quiet guest took.
-    pub first: Histogram<u64>,
-    /// Cycles of an iteration: from one visit of a guest to the next.
-    pub iterations: Histogram<u64>,
-    /// Frames that were due, but given up.
-    pub refused: u64,
-    /// Cycles for which no frames were made, since the thread was away.
-    pub away: u64,
-    /// The longest time without a frame, if a job lasts until it is stopped.
-    pub gap: Gap,
-}
-
 /// The longest time without a frame, cycles, excluding times at which the generator did not run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Gap {
+struct Gap {
     present: Option<u64>,
     /// The longest so far.
-    pub longest: u64,
+    longest: u64,
 }
 
 impl Gap {
@@ -155,7 +124,7 @@ impl Sender {
         &mut self,
         pace: &mut Pace,
         elapsed: Option<u64>,
-        outcome: &mut Outcome,
+        offered: &mut Offered,
     ) -> Result<(), BenchError> {
         let limit = match pace.cycles_per_frame {
             None => pace.burst,
@@ -174,9 +143,9 @@ impl Sender {
         let stamp = pace.stamp(gone, self.phase, self.tx.sent() as u16);
         let sent = self.tx.poll_stamped(limit, stamp)?;
         self.sent += u64::from(sent.frames);
-        outcome.polls += 1;
+        offered.polls += 1;
         if sent.full {
-            outcome.polls_full += 1;
+            offered.polls_full += 1;
             if pace.cycles_per_frame.is_some() {
                 let held = self.due - self.sent - self.dropped;
                 self.dropped += held.saturating_sub(pace.backlog);
@@ -199,10 +168,10 @@ impl Sink {
 
     /// Receives frames that are there, within bounds.
     #[inline(always)]
-    fn visit(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+    fn visit(&mut self, pace: &Pace, offered: &mut Offered) -> Result<u64, BenchError> {
         let mut frames = 0;
         for _ in 0..BATCHES_MAX {
-            let batch = self.receive(pace, outcome)?;
+            let batch = self.receive(pace, offered)?;
             frames += batch;
             if batch < BATCH_MAX as u64 {
                 break;
@@ -213,17 +182,17 @@ impl Sink {
 
     /// Receives one batch, and inspects as many frames as the pace allows.
     #[inline(always)]
-    fn receive(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+    fn receive(&mut self, pace: &Pace, offered: &mut Offered) -> Result<u64, BenchError> {
         self.polls += 1;
         if pace.cycles_per_frame.is_some() {
-            return self.receive_noted(pace, outcome);
+            return self.receive_noted(pace, offered);
         }
         let received = if self.polls.is_multiple_of(SAMPLE_EVERY) {
             let mut sampled = false;
             self.rx.poll_each(|head| {
                 if !sampled && head.stamp() > 0 {
                     sampled = true;
-                    pace.record(head, &mut outcome.latency);
+                    pace.record(head, &mut offered.latency_ns);
                 }
             })?
         } else {
@@ -234,7 +203,7 @@ impl Sink {
 
     /// The same, and inspects each frame.
     #[inline(always)]
-    fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+    fn receive_noted(&mut self, pace: &Pace, offered: &mut Offered) -> Result<u64, BenchError> {
         let mut frames = 0;
         self.rx.poll_each(|head| {
             if head.stamp() == 0 {
@@ -242,7 +211,7 @@ impl Sink {
             }
             frames += 1;
             if head.sequence() & pace.sample_mask == 0 {
-                pace.record(head, &mut outcome.latency);
+                pace.record(head, &mut offered.latency_ns);
             }
         })?;
         Ok(frames)
@@ -251,6 +220,7 @@ impl Sink {
 
 /// The rate at which frames become due.
 struct Pace {
+    clock: Clock,
     cycles_per_frame: Option<f64>,
     burst: usize,
     backlog: u64,
@@ -266,6 +236,7 @@ impl Pace {
     fn new(job: &Job, clock: Clock) -> Self {
         let all = job.rate_of_all.is_some_and(|rate| rate < SAMPLE_ALL_BELOW);
         Self {
+            clock,
             cycles_per_frame: job.rate.map(|rate| clock.hz() / rate),
             burst: job.burst,
             backlog: job.backlog,
@@ -297,7 +268,8 @@ impl Pace {
     #[inline(always)]
     fn record(&self, head: &FrameHead, latency: &mut Histogram<u64>) {
         if let Some(since_due) = tsc().checked_sub(self.due(head)) {
-            latency.saturating_record(since_due.max(1));
+            let ns = self.clock.ns(since_due) as u64;
+            latency.saturating_record(ns.max(1));
         }
     }
 
@@ -321,8 +293,8 @@ impl Pace {
 }
 
 /// Runs `job`, and then receives until nothing is in flight.
-pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Outcome, BenchError> {
-    let mut outcome = Outcome::new(clock);
+pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Offered, BenchError> {
+    let (mut offered, mut gap) = (Offered::default(), Gap::default());
     let mut pace = Pace::new(job, clock);
     begin(queues, job)?;
     while tsc() < job.start {
@@ -336,38 +308,41 @@ pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Outcome
     };
     while !is_over(now) {
         let away = pace.skipped;
-        let arrived = visit_all(queues, &mut pace, &mut outcome, true)?;
-        outcome.arrived_within += arrived;
+        let arrived = visit_all(queues, &mut pace, &mut offered, true)?;
+        offered.arrived_within += arrived;
         let began = std::mem::replace(&mut now, tsc());
         let passed = now.saturating_sub(began);
         if job.until.is_some() {
             let ran = passed.saturating_sub(pace.skipped - away);
-            outcome.gap.pass(ran, arrived > 0);
+            gap.pass(ran, arrived > 0);
         }
         if count.is_multiple_of(ITERATION_EVERY) {
-            outcome.iterations.saturating_record(passed.max(1));
+            let ns = clock.ns(passed) as u64;
+            offered.iterations_ns.saturating_record(ns.max(1));
         }
         count += 1;
     }
-    outcome.away = pace.skipped;
-    outcome.seconds = now.saturating_sub(job.start) as f64 / clock.hz();
-    finish(queues, &mut pace, &mut outcome)?;
+    offered.away_ns = clock.ns(pace.skipped) as u64;
+    offered.longest_gap_ns = clock.ns(gap.longest) as u64;
+    offered.arrived = offered.arrived_within;
+    offered.seconds = now.saturating_sub(job.start) as f64 / clock.hz();
+    finish(queues, &mut pace, &mut offered)?;
     let quiet = match job.until {
         Some(_) => DRAIN_QUIET_STREAM,
         None => DRAIN_QUIET,
     };
-    outcome.arrived_late += drain(queues, &mut pace, &mut outcome, quiet)?;
+    offered.arrived += drain(queues, &mut pace, &mut offered, quiet)?;
     for queue in queues.iter() {
         if let GuestQueue::Send(sender) = queue {
-            outcome.sent += sender.sent;
-            outcome.refused += sender.dropped;
-            outcome.due += match job.rate {
+            offered.sent += sender.sent;
+            offered.refused += sender.dropped;
+            offered.due += match job.rate {
                 Some(_) => sender.due,
                 None => sender.sent,
             };
         }
     }
-    Ok(outcome)
+    Ok(offered)
 }
 
 fn begin(queues: &mut [GuestQueue], job: &Job) -> Result<(), BenchError> {
@@ -396,7 +371,7 @@ fn discard(queues: &mut [GuestQueue]) -> Result<(), BenchError> {
 fn visit_all(
     queues: &mut [GuestQueue],
     pace: &mut Pace,
-    outcome: &mut Outcome,
+    offered: &mut Offered,
     makes: bool,
 ) -> Result<u64, BenchError> {
     let mut arrived = 0;
@@ -404,13 +379,13 @@ fn visit_all(
         match queue {
             GuestQueue::Send(sender) => {
                 let elapsed = pace.tick(tsc());
-                sender.visit(pace, makes.then_some(elapsed), outcome)?;
+                sender.visit(pace, makes.then_some(elapsed), offered)?;
             }
             GuestQueue::Forward(pump) => {
                 pump.poll()?;
             }
-            GuestQueue::Receive(sink) => arrived += sink.visit(pace, outcome)?,
-            GuestQueue::Quiet(quiet) => quiet.visit(tsc(), &mut outcome.first)?,
+            GuestQueue::Receive(sink) => arrived += sink.visit(pace, offered)?,
+            GuestQueue::Quiet(quiet) => quiet.visit(tsc(), &mut offered.first_ns)?,
         }
     }
     Ok(arrived)
@@ -420,7 +395,7 @@ fn visit_all(
 fn finish(
     queues: &mut [GuestQueue],
     pace: &mut Pace,
-    outcome: &mut Outcome,
+    offered: &mut Offered,
 ) -> Result<(), BenchError> {
     if pace.cycles_per_frame.is_none() {
         return Ok(());
@@ -431,7 +406,7 @@ fn finish(
         if !queues.iter().any(behind) {
             break;
         }
-        outcome.arrived_late += visit_all(queues, pace, outcome, false)?;
+        offered.arrived += visit_all(queues, pace, offered, false)?;
     }
     Ok(())
 }
@@ -440,7 +415,7 @@ fn finish(
 fn drain(
     queues: &mut [GuestQueue],
     pace: &mut Pace,
-    outcome: &mut Outcome,
+    offered: &mut Offered,
     quiet_for: Duration,
 ) -> Result<u64, BenchError> {
     let deadline = Instant::now() + DRAIN_MAX;
@@ -452,7 +427,7 @@ fn drain(
                 GuestQueue::Send(sender) => sender.tx.drain()? == 0,
                 GuestQueue::Forward(pump) => pump.poll()?.frames == 0 && pump.in_flight()? == 0,
                 GuestQueue::Receive(sink) => {
-                    let arrived = sink.visit(pace, outcome)?;
+                    let arrived = sink.visit(pace, offered)?;
                     frames += arrived;
                     arrived == 0
                 }
@@ -466,29 +441,6 @@ fn drain(
         }
         if now - quiet_since > quiet_for || now > deadline {
             return Ok(frames);
-        }
-    }
-}
-
-impl Outcome {
-    /// Nothing was done yet.
-    pub fn new(clock: Clock) -> Self {
-        let longest = clock.cycles(Duration::from_secs(10));
-        let times = || Histogram::new_with_bounds(1, longest, 3).expect("valid bounds");
-        Self {
-            seconds: 0.0,
-            due: 0,
-            sent: 0,
-            arrived_within: 0,
-            arrived_late: 0,
-            polls: 0,
-            polls_full: 0,
-            latency: times(),
-            refused: 0,
-            away: 0,
-            gap: Gap::default(),
-            first: times(),
-            iterations: times(),
         }
     }
 }

@@ -1,17 +1,15 @@
 //! The connected guests of a scenario, and the threads that drive them.
 
-use super::{Load, Offered, part_of, times};
+use super::{Load, Offered};
 use crate::error::BenchError;
 use crate::lab::{Ports, Thread, pin};
 use crate::load::connect::connect;
 use crate::load::{
-    AWAY, GuestQueue, Job, Outcome, Quiet, Role, Scenario, Sender, Sink, addresses, generator,
+    AWAY, GuestQueue, Job, Quiet, Role, Scenario, Sender, Sink, addresses, generator,
 };
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
-use hdrhistogram::Histogram;
-use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
@@ -62,38 +60,6 @@ impl GuestSetOptions {
     }
 }
 
-/// A stream of frames that lasted until it was stopped.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stream {
-    /// Its length, including times at which the generator did not run.
-    pub seconds: f64,
-    /// Time during which the generator did not run: nothing was offered.
-    pub away_seconds: f64,
-    /// Frames that became due.
-    pub offered: u64,
-    /// Of these, those for which the transmit ring had no room.
-    pub refused: u64,
-    /// Frames that were given to the switch.
-    pub sent: u64,
-    /// Frames that arrived.
-    pub arrived: u64,
-    /// The longest time without a frame, microseconds, excluding times at which the generator did not run.
-    pub longest_gap_us: f64,
-}
-
-impl Stream {
-    /// Frames that were given to the switch but not delivered.
-    pub fn lost(&self) -> u64 {
-        self.sent.saturating_sub(self.arrived)
-    }
-
-    /// How long a stream at this rate would have to be blocked to lose the same number of frames, seconds.
-    pub fn blocked_seconds(&self) -> f64 {
-        let rate = self.offered as f64 / (self.seconds - self.away_seconds);
-        (self.lost() + self.refused) as f64 / rate.max(1.0)
-    }
-}
-
 /// A guest, with those queues that no generator has.
 struct Member {
     role: Role,
@@ -109,7 +75,7 @@ struct Generator {
     core: usize,
     thread: Thread,
     jobs: Option<mpsc::Sender<Job>>,
-    outcomes: mpsc::Receiver<Result<Outcome, BenchError>>,
+    outcomes: mpsc::Receiver<Result<Offered, BenchError>>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -202,8 +168,9 @@ impl GuestSet {
         };
         loop {
             self.teach()?;
-            let outcomes = self.run(Some(rate * self.senders() as f64), time)?;
-            let Offered { due, arrived, .. } = sum(&outcomes, self.clock);
+            let rate_of_all = rate * self.senders() as f64;
+            let job = self.job(Some(rate_of_all), time);
+            let Offered { due, arrived, .. } = self.do_all(&job)?;
             if arrived == due {
                 return Ok(());
             }
@@ -245,30 +212,14 @@ impl GuestSet {
         rate: f64,
         away: Duration,
         stop: &Arc<AtomicBool>,
-    ) -> Result<Stream, BenchError> {
+    ) -> Result<Offered, BenchError> {
         self.teach()?;
         let job = Job {
             away,
             until: Some(Arc::clone(stop)),
             ..self.job(Some(rate), Duration::ZERO)
         };
-        let outcomes = self.do_all(&job)?;
-        let offered = sum(&outcomes, self.clock);
-        let most = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).max().unwrap_or(0);
-        Ok(Stream {
-            seconds: offered.seconds,
-            away_seconds: self.clock.ns(most(|outcome| outcome.away)) / 1e9,
-            offered: offered.due,
-            refused: outcomes.iter().map(|outcome| outcome.refused).sum(),
-            sent: offered.sent,
-            arrived: offered.arrived,
-            longest_gap_us: self.clock.ns(most(|outcome| outcome.gap.longest)) / 1e3,
-        })
-    }
-
-    /// Runs all generators for `time`.
-    fn run(&self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
-        self.do_all(&self.job(rate, time))
+        self.do_all(&job)
     }
 
     fn job(&self, rate: Option<f64>, time: Duration) -> Job {
@@ -285,21 +236,24 @@ impl GuestSet {
     }
 
     /// Runs all generators at the same time.
-    fn do_all(&self, job: &Job) -> Result<Vec<Outcome>, BenchError> {
+    fn do_all(&self, job: &Job) -> Result<Offered, BenchError> {
         for generator in &self.generators {
             generator.ask(job);
         }
         // All must end, also if one fails.
-        let outcomes: Vec<_> = self.generators.iter().map(Generator::answer).collect();
-        outcomes.into_iter().collect()
+        let answers: Vec<_> = self.generators.iter().map(Generator::answer).collect();
+        let mut all = Offered::default();
+        for offered in answers {
+            all.add(&offered?);
+        }
+        Ok(all)
     }
 }
 
 impl Load for GuestSet {
     fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
         self.teach()?;
-        let outcomes = self.run(rate, time)?;
-        Ok(sum(&outcomes, self.clock))
+        self.do_all(&self.job(rate, time))
     }
 }
 
@@ -387,40 +341,6 @@ fn guest_options(scenario: &Scenario, settings: &GuestSetOptions) -> GuestOption
     options
 }
 
-/// The sum of all generators' outcomes.
-fn sum(outcomes: &[Outcome], clock: Clock) -> Offered {
-    let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    let lengths = outcomes.iter().map(|outcome| outcome.seconds);
-    let longest = lengths.fold(0.0, f64::max);
-    let within = total(|outcome| outcome.arrived_within);
-    let (polls, full) = (total(|o| o.polls), total(|o| o.polls_full));
-    Offered {
-        seconds: longest,
-        due: total(|outcome| outcome.due),
-        sent: total(|outcome| outcome.sent),
-        arrived: within + total(|outcome| outcome.arrived_late),
-        arrived_within: within,
-        ring_full: part_of(full, polls),
-        latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
-        first_ns: nanoseconds(outcomes, |outcome| &outcome.first, clock),
-        iterations_ns: nanoseconds(outcomes, |outcome| &outcome.iterations, clock),
-    }
-}
-
-/// A histogram of all outcomes, in nanoseconds.
-fn nanoseconds(
-    outcomes: &[Outcome],
-    cycles: fn(&Outcome) -> &Histogram<u64>,
-    clock: Clock,
-) -> Histogram<u64> {
-    let mut all = times();
-    for value in outcomes.iter().flat_map(|o| cycles(o).iter_recorded()) {
-        let ns = clock.ns(value.value_iterated_to()) as u64;
-        all.saturating_record_n(ns.max(1), value.count_at_value());
-    }
-    all
-}
-
 impl Generator {
     /// Starts a thread on `core`, with its share of all guests.
     fn start(mut share: Vec<GuestQueue>, core: usize, clock: Clock) -> Result<Self, BenchError> {
@@ -454,7 +374,7 @@ impl Generator {
         let _ = jobs.send(job.clone()); // if it has ended, its answer is missing
     }
 
-    fn answer(&self) -> Result<Outcome, BenchError> {
+    fn answer(&self) -> Result<Offered, BenchError> {
         let ended = || BenchError::backend("the generator", "ended");
         self.outcomes.recv().map_err(|_| ended())?
     }

@@ -106,7 +106,8 @@ impl Quiet {
         let now = tsc();
         let took = now.saturating_sub(sent_at);
         if has_come || took > self.clock.cycles(LOST_AFTER) {
-            times.saturating_record(took.max(1));
+            let ns = self.clock.ns(took) as u64;
+            times.saturating_record(ns.max(1));
             self.sent_at = None;
             self.pause(now);
         }

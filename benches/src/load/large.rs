@@ -8,8 +8,7 @@ use crate::error::BenchError;
 use crate::lab::Ports;
 use crate::load::connect::connect;
 use crate::load::{
-    CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, Load, MSS, Offered, SEQUENCE_AT, TCP_AT, addresses,
-    part_of, tcp,
+    CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, Load, MSS, Offered, SEQUENCE_AT, TCP_AT, addresses, tcp,
 };
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::{self, features};
@@ -203,7 +202,8 @@ impl Load for LargeGuests {
             sent,
             arrived: sent - self.lost.saturating_sub(lost_before),
             arrived_within,
-            ring_full: part_of(polls_full, polls),
+            polls,
+            polls_full,
             ..Offered::default()
         })
     }

@@ -27,8 +27,8 @@ pub mod testpmd;
 pub mod wakes;
 
 pub use churn_peers::{ChurnPeers, Interface};
-pub use generator::{AWAY, GuestQueue, Job, Outcome, Sender, Sink};
-pub use guest_set::{GuestSet, GuestSetOptions, Stream};
+pub use generator::{AWAY, GuestQueue, Job, Sender, Sink};
+pub use guest_set::{GuestSet, GuestSetOptions};
 pub use idle_guests::Quiet;
 pub use large::{LargeGuests, Shape};
 pub use nic::{Flow, NicLoad, Path};
@@ -65,8 +65,17 @@ pub struct Offered {
     pub arrived: u64,
     /// Frames that arrived before the end of the trial.
     pub arrived_within: u64,
-    /// Part of the generator's polls that found the transmit ring full: 0 to 1.
-    pub ring_full: f64,
+    /// The generator's polls that had something to send.
+    pub polls: u64,
+    /// Of these, polls that found the transmit ring full.
+    pub polls_full: u64,
+    /// Frames that were due, but given up.
+    pub refused: u64,
+    /// Time for which no frames were made, since a generator was away, nanoseconds.
+    pub away_ns: u64,
+    /// The longest time without a frame, nanoseconds, excluding times at which the generator did not run; measured if an
+    /// offer lasts until it is stopped.
+    pub longest_gap_ns: u64,
     /// Time from the generator's stamp to the sink, nanoseconds.
     pub latency_ns: Histogram<u64>,
     /// The same for the first frame of a quiet guest, if there are such guests.
@@ -85,7 +94,11 @@ impl Default for Offered {
             sent: 0,
             arrived: 0,
             arrived_within: 0,
-            ring_full: 0.0,
+            polls: 0,
+            polls_full: 0,
+            refused: 0,
+            away_ns: 0,
+            longest_gap_ns: 0,
             latency_ns: times(),
             first_ns: times(),
             iterations_ns: times(),
@@ -94,7 +107,7 @@ impl Default for Offered {
 }
 
 /// A part of a whole, 0 if there is no whole.
-pub fn part_of(part: u64, whole: u64) -> f64 {
+fn part_of(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
@@ -147,6 +160,28 @@ impl Offered {
     /// Millions of frames per second that arrived within the trial.
     pub fn mpps(&self) -> f64 {
         self.arrived_within as f64 / self.seconds / 1e6
+    }
+
+    /// Part of the generator's polls that found the transmit ring full: 0 to 1.
+    pub fn ring_full(&self) -> f64 {
+        part_of(self.polls_full, self.polls)
+    }
+
+    /// Adds what another generator offered at the same time.
+    fn add(&mut self, other: &Self) {
+        self.seconds = self.seconds.max(other.seconds);
+        self.due += other.due;
+        self.sent += other.sent;
+        self.arrived += other.arrived;
+        self.arrived_within += other.arrived_within;
+        self.polls += other.polls;
+        self.polls_full += other.polls_full;
+        self.refused += other.refused;
+        self.away_ns = self.away_ns.max(other.away_ns);
+        self.longest_gap_ns = self.longest_gap_ns.max(other.longest_gap_ns);
+        self.latency_ns += &other.latency_ns;
+        self.first_ns += &other.first_ns;
+        self.iterations_ns += &other.iterations_ns;
     }
 
     /// Microseconds that this part of the frames took at most; none if no time was measured.

@@ -4,7 +4,7 @@ use crate::error::BenchError;
 use crate::lab::{FAR, NEAR, Ports, wire};
 use crate::load::connect::connect;
 use crate::load::nic_programs::now_ns;
-use crate::load::{End, Load, Offered, Programs, Sending, addresses, part_of, times};
+use crate::load::{End, Load, Offered, Programs, Sending, addresses, times};
 use clap::ValueEnum;
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
 use hdrhistogram::Histogram;
@@ -195,7 +195,8 @@ impl NicLoad {
                 Path::NicToGuest => received,
                 _ => self.traffic.arrived()?,
             },
-            ring_full: part_of(full, polls),
+            polls,
+            polls_full: full,
             ..Offered::default()
         })
     }

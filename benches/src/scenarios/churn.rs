@@ -3,7 +3,7 @@
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::lab::{Crosspoint, FAVOUR, Machine, Setup, Thread, Wait, crosspoint, process, shell};
-use crate::load::{ChurnPeers, GuestSet, GuestSetOptions, Interface, Load, Scenario, Stream};
+use crate::load::{ChurnPeers, GuestSet, GuestSetOptions, Interface, Load, Offered, Scenario};
 use crate::options::{OutputOptions, usage};
 use crate::report::Table;
 use clap::Args;
@@ -168,14 +168,8 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
         eprintln!("{}, {count} times", event.name());
         let begun = Instant::now();
         let mut stream = |name: &str, count, work: &dyn Fn() -> Result<(), BenchError>| {
-            beside(&mut guests, (rate, away), switch.worker, work).map(|(stream, worker_wait)| {
-                Row {
-                    event: name.into(),
-                    count,
-                    stream,
-                    worker_wait,
-                }
-            })
+            beside(&mut guests, (rate, away), switch.worker, work)
+                .map(|(stream, worker_wait)| Row::new(name, count, &stream, worker_wait))
         };
         rows.push(stream(event.name(), count, &|| {
             repeat(&switch, &event, count, options)
@@ -221,7 +215,7 @@ fn beside(
     (rate, away): (f64, Duration),
     worker: Thread,
     work: &dyn Fn() -> Result<(), BenchError>,
-) -> Result<(Stream, Option<f64>), BenchError> {
+) -> Result<(Offered, Option<f64>), BenchError> {
     let over = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let generator = scope.spawn(|| guests.stream(rate, away, &over));
@@ -306,10 +300,42 @@ fn repeat(
 struct Row {
     event: String,
     count: u32,
-    #[serde(flatten)]
-    stream: Stream,
+    /// Its length, including times at which the generator did not run.
+    seconds: f64,
+    /// Frames that became due.
+    offered: u64,
+    /// Frames that were given to the switch but not delivered.
+    lost: u64,
+    /// Frames for which the transmit ring had no room.
+    refused: u64,
+    /// How long a stream at this rate would have to be blocked to lose the same number of frames, seconds.
+    blocked_seconds: f64,
+    /// The longest time without a frame.
+    longest_gap_us: f64,
+    /// Part of the time during which the generator did not run: nothing was offered.
+    away: f64,
     /// Percent of the time that the worker waited for its core.
     worker_wait: Option<f64>,
+}
+
+impl Row {
+    fn new(event: &str, count: u32, stream: &Offered, worker_wait: Option<f64>) -> Self {
+        let (seconds, away) = (stream.seconds, stream.away_ns as f64 / 1e9);
+        let lost = stream.sent.saturating_sub(stream.arrived);
+        let rate = stream.due as f64 / (seconds - away);
+        Self {
+            event: event.into(),
+            count,
+            seconds,
+            offered: stream.due,
+            lost,
+            refused: stream.refused,
+            blocked_seconds: (lost + stream.refused) as f64 / rate.max(1.0),
+            longest_gap_us: stream.longest_gap_ns as f64 / 1e3,
+            away: away / seconds,
+            worker_wait,
+        }
+    }
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -318,19 +344,20 @@ fn table(rows: &[Row]) -> Table {
          >worker waited | >generator away",
     );
     for row in rows {
-        let (stream, wait) = (&row.stream, row.worker_wait);
-        let wait = wait.map_or(String::new(), |wait| format!("{wait:.1} %"));
+        let wait = row
+            .worker_wait
+            .map_or(String::new(), |wait| format!("{wait:.1} %"));
         table.row(format_args!(
             "{} | {} | {:.1} | {} | {} | {} | {:.2} | {:.0} | {wait} | {:.1} %",
             row.event,
             row.count,
-            stream.seconds,
-            stream.offered,
-            stream.lost(),
-            stream.refused,
-            stream.blocked_seconds() * 1e3,
-            stream.longest_gap_us,
-            stream.away_seconds * 100.0 / stream.seconds,
+            row.seconds,
+            row.offered,
+            row.lost,
+            row.refused,
+            row.blocked_seconds * 1e3,
+            row.longest_gap_us,
+            row.away * 100.0,
         ));
     }
     table

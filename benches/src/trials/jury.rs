@@ -54,7 +54,7 @@ impl Trial {
             arrived: offered.arrived,
             mpps: offered.mpps(),
             loss: offered.loss(),
-            ring_full: offered.ring_full,
+            ring_full: offered.ring_full(),
             latency: Times::of(&offered.latency_ns),
             first: Times::of(&offered.first_ns),
             iterations: Times::of(&offered.iterations_ns),
