@@ -11,7 +11,7 @@
 #   SIZE=64            frame size, as in the names of the suite's scenarios, or imix
 #   ROUNDS=3 TRIALS=5 TRIAL_MS=500
 #   OUT=DIR            where to write the report of every run; default: a new directory
-#   OPTIONS="..."      more options of `crosspoint-bench suite`, such as --realtime or --huge-pages on
+#   OPTIONS="..."      more options of `crosspoint-bench suite`, such as --realtime or --huge-pages
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 WORKERS=${WORKERS:-1 2 4 7} SENDERS=${SENDERS:-1 2 3 4 5 6 7} SIZE=${SIZE:-64} ROUNDS=${ROUNDS:-3} TRIALS=${TRIALS:-5} TRIAL_MS=${TRIAL_MS:-500}
