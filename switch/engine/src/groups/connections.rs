@@ -194,6 +194,23 @@ impl Connections {
         }
     }
 
+    /// Prefetches the state of a slot.
+    #[inline(always)]
+    pub(super) fn prefetch_state(&self, slot: u32) {
+        if let Some(word) = self.state_at(slot) {
+            crosspoint_frame::prefetch_read(std::ptr::from_ref(word).cast());
+        }
+    }
+
+    /// Whether a slot has this state, and its last packet passed in this second. It is then the same use of the slot: within a
+    /// second none is used so often that its sequence number comes again.
+    #[inline(always)]
+    pub(super) fn has_state(&self, slot: u32, state: State) -> bool {
+        let word = self.state_at(slot);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) == state.0)
+            && state.tick() == self.now()
+    }
+
     /// Prefetches the first key that may be the right one, and notes where it is.
     #[inline(always)]
     pub(super) fn prefetch_key(&self, place: &mut Place) {

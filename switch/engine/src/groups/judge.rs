@@ -8,8 +8,9 @@ use crate::groups::key::Key;
 use crate::groups::links::LinkFrame;
 use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, SYN, TCP};
 use crate::groups::packet::{Flow, Fragments, Packet};
+use crate::groups::recent::{By, Stamp};
 use crate::groups::rules::{Direction, Question};
-use crate::groups::state::{Entry, Phase};
+use crate::groups::state::{Entry, Phase, State};
 
 /// What groups decide on a packet, and by what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +41,8 @@ pub(super) struct Judge<'v> {
 pub(super) enum Passed {
     /// By a connection, or by a stateful rule.
     InConnection,
+    /// By the connection in this slot, which has this state now; an equal packet would not change it.
+    Unchanged { slot: u32, state: State },
     /// By this stateless rule, which counts its packets.
     Stateless(usize),
 }
@@ -137,10 +140,53 @@ impl Judge<'_> {
             return self.ask(flow);
         }
         match self.connections.find(&address.key, &address.place) {
-            Some(found) => self
-                .known(&found, flow, address)
-                .map(|()| Passed::InConnection),
+            Some(found) => self.known(&found, flow, address),
             None => self.begin(flow, address),
+        }
+    }
+
+    /// The rules and the direction, until the rules change.
+    #[inline(always)]
+    pub(super) fn stamp(&self) -> Stamp {
+        let is_out = self.direction == Direction::Out;
+        Stamp(self.policy.number << 1 | u32::from(is_out))
+    }
+
+    /// By what a plain packet that is equal to one that passed so passes too. `None` if that must be decided again.
+    #[inline(always)]
+    pub(super) fn by(&self, passed: Passed) -> Option<By> {
+        match passed {
+            Passed::Unchanged { slot, state } => Some(By::Connection {
+                slot,
+                state: state.0,
+            }),
+            // A connection that begins later would have to see the packets.
+            Passed::Stateless(rule)
+                if !self.tracks() && !self.policy.rules.compares_mac(self.direction) =>
+            {
+                Some(By::Rule(rule as u32))
+            }
+            Passed::Stateless(_) | Passed::InConnection => None,
+        }
+    }
+
+    /// Prefetches what [`passes_by`](Self::passes_by) reads.
+    #[inline(always)]
+    pub(super) fn prefetch_by(&self, by: By) {
+        if let By::Connection { slot, .. } = by {
+            self.connections.prefetch_state(slot);
+        }
+    }
+
+    /// Passes a packet that is equal to an earlier one. `false` if that must be decided again.
+    #[inline(always)]
+    pub(super) fn passes_by(&self, by: By) -> bool {
+        match by {
+            By::Rule(rule) => {
+                self.policy.rules.count(rule as usize, self.worker);
+                true
+            }
+            By::Connection { slot, state } => self.connections.has_state(slot, State(state)),
         }
     }
 
@@ -169,17 +215,19 @@ impl Judge<'_> {
 
     /// A packet of a connection that is known.
     #[inline(always)]
-    fn known(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+    fn known(&self, found: &Found, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
         let (entry, policy) = (found.entry, self.policy);
         if (entry.generation != policy.generation && !policy.keeps) || entry.phase == Phase::Revoked
         {
             self.compare_again(found, flow, address);
             let now = self.connections.find(&address.key, &address.place);
             let Some(now) = now else {
-                return self.begin(flow, address).map(|_| ());
+                return self.begin(flow, address);
             };
             return match now.entry.phase {
-                Phase::Revoked => self.revoked(&now, flow, address),
+                Phase::Revoked => self
+                    .revoked(&now, flow, address)
+                    .map(|()| Passed::InConnection),
                 _ => self.go_on(&now, flow, address),
             };
         }
@@ -188,15 +236,16 @@ impl Judge<'_> {
 
     /// A packet of a connection that the rules allow.
     #[inline(always)]
-    fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<(), DropReason> {
+    fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
         let entry = found.entry;
         let is_original = address.is_from_low == entry.is_low_originator;
         if flow.flags & SYN != 0 {
             if entry.phase.is_begun_again(flow.flags) {
-                return self.begin_again(found, flow, address);
+                let begun = self.begin_again(found, flow, address);
+                return begun.map(|()| Passed::InConnection);
             }
             if entry.phase.is_syn_of_responder(is_original, flow.flags) {
-                return self.ask(flow).map(|_| ());
+                return self.ask(flow).map(|_| Passed::InConnection);
             }
         }
         let now = self.connections.now();
@@ -205,12 +254,23 @@ impl Judge<'_> {
             tick: now,
             ..entry
         });
-        if let Some((before, after)) = changed
-            && before.phase != after.phase
-        {
+        let Some((before, after)) = changed else {
+            return Ok(Passed::InConnection);
+        };
+        if before.phase != after.phase {
             self.policy.zone.note_change(&before, &after);
         }
-        Ok(())
+        // A SYN may begin another connection.
+        let is_settled = flow.flags & SYN == 0
+            && after.phase.after(is_original, flow.flags) == after.phase
+            && after.phase != Phase::Revoked;
+        Ok(match is_settled {
+            true => Passed::Unchanged {
+                slot: found.slot,
+                state: found.state.with(&after),
+            },
+            false => Passed::InConnection,
+        })
     }
 
     /// Compares a connection with changed rules.

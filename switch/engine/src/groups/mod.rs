@@ -28,9 +28,12 @@ mod judge;
 #[cfg(not(loom))]
 mod packet;
 #[cfg(not(loom))]
+mod recent;
+#[cfg(not(loom))]
 pub(crate) mod stage;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use connections::{Connection, Connections, Swept};
 pub use export::Exported;
@@ -61,7 +64,12 @@ pub struct GroupPolicy {
     keeps: bool,
     /// Whether packets may belong to connections.
     tracks: bool,
+    /// No other policy has it, and none has 0.
+    number: u32,
 }
+
+/// Number of the last policy.
+static LAST_POLICY: AtomicU32 = AtomicU32::new(0);
 
 impl GroupPolicy {
     /// Creates the policy of a port. `generation` is another one whenever the port's rules change: connections of earlier
@@ -70,6 +78,8 @@ impl GroupPolicy {
         zone.set_generation(generation);
         GroupPolicy {
             tracks: keeps || rules.tracks(),
+            // They would have to change a hundred times a second for a year to wrap.
+            number: LAST_POLICY.fetch_add(1, Ordering::Relaxed) + 1,
             rules,
             zone,
             generation,

@@ -125,25 +125,72 @@ fn mapped(address: [u8; 4]) -> u128 {
     u128::from(u32::from_be_bytes(address)) | 0xffff << 32
 }
 
-/// Reads a plain packet into `flow`, field by field: a flow that is stored in parts and copied whole waits for the stores.
-/// Returns `false` if the frame is not plain: untagged IPv4 without options, TCP or UDP, no fragment, from one station to one.
-/// All that is read is in the head. DHCP is not plain.
+/// All that rules and connections look at in a plain packet, but for the other side's MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct PlainKey {
+    /// Both addresses.
+    pub(super) ends: u64,
+    /// Both ports, protocol, VLAN, flags of TCP.
+    pub(super) rest: u64,
+}
+
+/// Returns the key of a plain packet: untagged IPv4 without options, TCP or UDP, no fragment, from one station to one. All that
+/// is read is in the head. DHCP is not plain.
 #[inline(always)]
-pub(super) fn read_plain(frame: &Frame, direction: Direction, flow: &mut Flow) -> bool {
+pub(super) fn plain_key(frame: &Frame) -> Option<PlainKey> {
     let head = &frame.head;
-    let is_plain = [head[12], head[13], head[14]] == [0x08, 0x00, 0x45]
-        && (head[20] & 0x3f) | head[21] == 0
-        && matches!(head[23], TCP | UDP)
+    // Few words in place of many bytes: type, version and header length; fragment and protocol.
+    let first = u64_at(head, 12)?;
+    let second = u64_at(head, 20)?;
+    let protocol = (second >> 24) as u8;
+    let is_plain = first & 0xff_ffff == IPV4_WITHOUT_OPTIONS
+        && second & FRAGMENT == 0
+        && (protocol == TCP || protocol == UDP)
         && frame.len >= 42
         // Multicast, reserved and broadcast addresses; and group addresses of Ethernet.
         && head[30] < 224
         && head[0] & 1 == 0;
+    let destination_port = u16::from_be_bytes([head[36], head[37]]);
+    let is_dhcp = protocol == UDP && matches!(destination_port, 67 | 68);
+    if !is_plain || is_dhcp {
+        return None;
+    }
+    let ports = u32::from_ne_bytes([head[34], head[35], head[36], head[37]]);
+    Some(PlainKey {
+        ends: u64_at(head, 26)?,
+        rest: u64::from(ports)
+            | u64::from(protocol) << 32
+            | u64::from(frame.vlan) << 40
+            | u64::from(plain_flags(frame)) << 56,
+    })
+}
+
+/// The first three bytes of a word: type IPv4, version 4, five words of header.
+const IPV4_WITHOUT_OPTIONS: u64 = 0x45_0008;
+/// The offset of a fragment, and whether more follow, in the first two bytes of a word.
+const FRAGMENT: u64 = 0xff3f;
+
+/// The word of which the byte at `at` is the least.
+#[inline(always)]
+fn u64_at(head: &[u8; HEAD_LEN], at: usize) -> Option<u64> {
+    bytes_at(head, at).map(u64::from_le_bytes)
+}
+
+#[inline(always)]
+fn plain_flags(frame: &Frame) -> u8 {
+    match frame.head[23] == TCP && frame.len >= 48 {
+        true => frame.head[47],
+        false => 0,
+    }
+}
+
+/// Reads a packet that has a [`PlainKey`] into `flow`, field by field: a flow that is stored in parts and copied whole waits for
+/// the stores.
+#[inline(always)]
+pub(super) fn read_plain(frame: &Frame, direction: Direction, flow: &mut Flow) {
+    let head = &frame.head;
     let port = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let destination_port = port(36);
-    let is_dhcp = head[23] == UDP && matches!(destination_port, 67 | 68);
-    if !is_plain || is_dhcp {
-        return false;
-    }
     flow.ends.source = mapped([head[26], head[27], head[28], head[29]]);
     flow.ends.destination = mapped([head[30], head[31], head[32], head[33]]);
     flow.ends.source_port = port(34);
@@ -152,10 +199,8 @@ pub(super) fn read_plain(frame: &Frame, direction: Direction, flow: &mut Flow) -
     flow.vlan = frame.vlan;
     flow.mac = remote_mac(frame, direction);
     flow.protocol = head[23];
-    let has_flags = head[23] == TCP && frame.len >= 48;
-    flow.flags = if has_flags { head[47] } else { 0 };
+    flow.flags = plain_flags(frame);
     (flow.is_tracked, flow.begins) = (true, true);
-    true
 }
 
 /// The MAC address of the side that is not the guest.

@@ -172,6 +172,15 @@ impl RuleTable {
         self.names.get(rule).map_or("", |name| name)
     }
 
+    /// Returns whether a packet's MAC address may decide.
+    #[inline(always)]
+    pub(super) fn compares_mac(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::In => self.inwards.extra.is_some(),
+            Direction::Out => self.outwards.extra.is_some(),
+        }
+    }
+
     /// Returns whether there are stateful rules.
     pub(super) fn tracks(&self) -> bool {
         self.tracks

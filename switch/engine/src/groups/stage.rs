@@ -1,13 +1,17 @@
 //! Where security groups are applied: to what a guest sends, and to what is sent to it.
 
-use crosspoint_frame::{BURST, Burst, Decision, Verdict};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use crosspoint_frame::{BURST, Burst, Decision, Frame, Verdict};
 use crosspoint_packet::DropReason;
 
 use crate::egress::deliver::unicast;
 use crate::groups::GroupPolicy;
 use crate::groups::connections::Connections;
 use crate::groups::judge::{Address, Judge, Judgement, Passed};
-use crate::groups::packet::{Flow, Packet, read, read_plain};
+use crate::groups::packet::{Flow, Packet, PlainKey, plain_key, read, read_plain};
+use crate::groups::recent::{By, Recent, SetNumber};
 use crate::groups::rules::Direction;
 use crate::snapshot::{PortSnapshot, Snapshot};
 
@@ -18,6 +22,12 @@ pub(crate) struct Packets {
     flows: Box<[Flow; BURST]>,
     addresses: Box<[Address; BURST]>,
     others: Box<[Packet; BURST]>,
+    /// Frames, by bits, that have a key; and of these, those that are equal to a packet that has passed.
+    keyed: u64,
+    repeated: u64,
+    keys: Box<[(PlainKey, SetNumber); BURST]>,
+    by: Box<[By; BURST]>,
+    recent: Recent,
     /// Frames, by bits, that go to one port and that its groups do not allow,
     denied: u64,
     /// and why.
@@ -31,6 +41,11 @@ impl Default for Packets {
             flows: Box::new([Flow::NONE; BURST]),
             addresses: Box::new([Address::default(); BURST]),
             others: Box::new([Packet::Other; BURST]),
+            keyed: 0,
+            repeated: 0,
+            keys: Box::new([Default::default(); BURST]),
+            by: Box::new([By::Rule(0); BURST]),
+            recent: Recent::new(RandomState::new().hash_one(0)),
             denied: 0,
             reasons: [DropReason::GroupDeniedIn; BURST],
         }
@@ -49,35 +64,50 @@ impl Packets {
         self.denied = 0;
     }
 
-    /// Reads a frame for `judge`, and begins to look for its connection.
+    /// Begins to look for what is known of the packet in a frame, for `judge`. Returns `false` if it is not plain.
     #[inline(always)]
-    fn read(&mut self, burst: &mut Burst, index: usize, judge: Option<&Judge<'_>>) {
-        let (place, bit) = (index % BURST, 1u64 << (index % BURST));
-        let flow = &mut self.flows[place];
-        let frame = burst.frames().get(index);
-        // Without a judge it is flooded: each copy is decided on for another guest, by whatever rules.
-        let direction = judge.map_or(Direction::In, |judge| judge.direction);
-        if !frame.is_some_and(|frame| read_plain(frame, direction, flow)) {
-            self.plain &= !bit;
-            self.others[place] = read(burst, index, direction);
-            return;
+    fn look(&mut self, frame: &Frame, index: usize, judge: &Judge<'_>) -> bool {
+        let key = plain_key(frame);
+        if let Some(key) = key {
+            let set = self.recent.look(&key, judge.stamp());
+            self.keys[index % BURST] = (key, set);
         }
-        self.plain |= bit;
-        if let Some(judge) = judge.filter(|judge| judge.tracks()) {
-            let address = &mut self.addresses[place];
-            judge.set_address(&self.flows[place], address);
-            judge.prefetch(address);
+        key.is_some()
+    }
+
+    /// Goes on with a plain packet that was looked for. Returns `false` if it is not equal to one that has passed: then it is
+    /// read, and looked for among the connections.
+    #[inline(always)]
+    fn find(&mut self, frame: &Frame, index: usize, judge: &Judge<'_>) -> bool {
+        let place = index % BURST;
+        let (key, set) = &self.keys[place];
+        if let Some(by) = self.recent.find(*set, key, judge.stamp()) {
+            judge.prefetch_by(by);
+            self.by[place] = by;
+            return true;
+        }
+        self.read_plain(frame, place, judge);
+        if judge.tracks() {
+            judge.prefetch(&self.addresses[place]);
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn read_plain(&mut self, frame: &Frame, place: usize, judge: &Judge<'_>) {
+        read_plain(frame, judge.direction, &mut self.flows[place]);
+        if judge.tracks() {
+            judge.set_address(&self.flows[place], &mut self.addresses[place]);
         }
     }
 
     /// Goes on to look for the connections of the frames that were read.
     #[inline(always)]
-    fn prefetch_keys(&mut self, len: usize, judge: &Judge<'_>) {
+    fn prefetch_keys(&mut self, judge: &Judge<'_>) {
+        let new = self.keyed & !self.repeated;
         if judge.tracks() {
-            for (place, address) in self.addresses.iter_mut().enumerate().take(len) {
-                if self.plain >> place & 1 == 1 {
-                    judge.prefetch_key(address);
-                }
+            for place in bits(new) {
+                judge.prefetch_key(&mut self.addresses[place]);
             }
         }
     }
@@ -85,14 +115,33 @@ impl Packets {
     /// Decides on a frame that was read for the same judge. `before`: the plain frame before it that passed, and by what.
     #[inline(always)]
     fn decide(
-        &self,
+        &mut self,
+        frame: &Frame,
         index: usize,
         judge: &Judge<'_>,
         before: &mut Option<(usize, Passed)>,
     ) -> Result<(), DropReason> {
-        let place = index % BURST;
-        if self.plain >> place & 1 == 0 {
+        let (place, bit) = (index % BURST, 1u64 << (index % BURST));
+        if self.repeated & bit != 0 && judge.passes_by(self.by[place]) {
+            return Ok(());
+        }
+        if self.keyed & bit == 0 {
             return judge.decide(&self.others[place]);
+        }
+        self.decide_new(frame, place, judge, before)
+    }
+
+    /// Decides on a plain packet that is not known to pass.
+    #[inline(never)]
+    fn decide_new(
+        &mut self,
+        frame: &Frame,
+        place: usize,
+        judge: &Judge<'_>,
+        before: &mut Option<(usize, Passed)>,
+    ) -> Result<(), DropReason> {
+        if self.repeated >> place & 1 == 1 {
+            self.read_plain(frame, place, judge);
         }
         let flow = &self.flows[place];
         // Most bursts have several packets of a connection.
@@ -104,7 +153,40 @@ impl Packets {
         }
         let result = judge.decide_flow(flow, &self.addresses[place]);
         *before = result.ok().map(|passed| (place, passed));
+        if let Some(by) = result.ok().and_then(|passed| judge.by(passed)) {
+            let (key, set) = &self.keys[place];
+            self.recent.put(*set, key, judge.stamp(), by);
+        }
         result.map(|_| ())
+    }
+
+    /// Reads a frame that is flooded: each copy is decided on for another guest, by whatever rules.
+    fn read_copies(&mut self, burst: &mut Burst, index: usize) {
+        let (place, bit) = (index % BURST, 1u64 << (index % BURST));
+        let frame = burst.frames().get(index);
+        match frame.filter(|frame| plain_key(frame).is_some()) {
+            Some(frame) => {
+                self.plain |= bit;
+                read_plain(frame, Direction::In, &mut self.flows[place]);
+            }
+            None => {
+                self.plain &= !bit;
+                self.others[place] = read(burst, index, Direction::In);
+            }
+        }
+    }
+
+    /// Notes which frames have keys, and which of these are equal to a packet that has passed.
+    fn note(&mut self, keyed: u64, repeated: u64) {
+        (self.keyed, self.repeated) = (keyed, repeated);
+    }
+
+    /// Reads the frames `which` by bits, which are not plain.
+    #[inline(always)]
+    fn read_others(&mut self, burst: &mut Burst, which: u64, direction: Direction) {
+        for index in bits(which) {
+            self.others[index] = read(burst, index, direction);
+        }
     }
 
     /// Decides on a frame that was read for no judge.
@@ -131,25 +213,49 @@ pub(crate) fn send(
         return;
     };
     let judge = judge(policy, connections, Direction::Out, worker);
-    for index in 0..burst.len() {
-        let frame = burst.frames().get(index);
-        if frame.is_some_and(|frame| frame.verdict == Verdict::PENDING) {
-            packets.read(burst, index, Some(&judge));
+    let (mut keyed, mut others, mut repeated) = (0, 0, 0);
+    for (index, frame) in burst.frames().iter().enumerate() {
+        let bit = 1u64 << (index % BURST);
+        if frame.verdict != Verdict::PENDING {
+            continue;
+        }
+        match packets.look(frame, index, &judge) {
+            true => keyed |= bit,
+            false => others |= bit,
         }
     }
-    packets.prefetch_keys(burst.len(), &judge);
+    for (index, frame) in burst.frames().iter().enumerate() {
+        let bit = 1u64 << (index % BURST);
+        if keyed & bit != 0 && packets.find(frame, index, &judge) {
+            repeated |= bit;
+        }
+    }
+    packets.note(keyed, repeated);
+    packets.read_others(burst, others, Direction::Out);
+    packets.prefetch_keys(&judge);
     let mut before = None;
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         if frame.verdict != Verdict::PENDING {
             continue;
         }
-        match (packets.decide(index, &judge, &mut before), &view.probes) {
+        let decided = packets.decide(frame, index, &judge, &mut before);
+        match (decided, &view.probes) {
             (Ok(()), _) => {}
             // A probe that came back shows a loop, also where it may not pass.
             (Err(reason), Some(probes)) => probes.refuse(frame, ingress, reason),
             (Err(reason), None) => frame.drop_for(reason),
         }
     }
+}
+
+/// The numbers of the bits that are set.
+#[inline(always)]
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let index = set.trailing_zeros() as usize;
+        set &= set.wrapping_sub(1);
+        (index < BURST).then_some(index)
+    })
 }
 
 fn judge<'v>(
@@ -185,11 +291,9 @@ pub(crate) fn receive(
         Some(judge(policy, connections, Direction::In, worker))
     };
     let (mut to_judge, mut last) = (0u64, None);
-    packets.plain = 0;
-    for index in 0..burst.len() {
-        let Some(frame) = burst.frames().get(index) else {
-            break;
-        };
+    let (mut keyed, mut repeated, mut floods) = (0, 0, 0);
+    for (index, frame) in burst.frames().iter().enumerate() {
+        let bit = 1u64 << (index % BURST);
         match frame.verdict.decision() {
             Decision::Port(number) => {
                 let Some(judge) = judge_of(number) else {
@@ -199,16 +303,34 @@ pub(crate) fn receive(
                 if unicast(frame, (source, number), view).is_err() {
                     continue;
                 }
-                to_judge |= 1 << (index % BURST);
-                packets.read(burst, index, Some(&judge));
+                to_judge |= bit;
+                if packets.look(frame, index, &judge) {
+                    keyed |= bit;
+                }
                 last = Some(judge);
             }
-            Decision::Flood => packets.read(burst, index, None),
+            Decision::Flood => floods |= bit,
             _ => {}
         }
     }
+    for (index, frame) in burst.frames().iter().enumerate() {
+        let bit = 1u64 << (index % BURST);
+        if keyed & bit != 0
+            && let Decision::Port(number) = frame.verdict.decision()
+            && let Some(judge) = judge_of(number)
+            && packets.find(frame, index, &judge)
+        {
+            repeated |= bit;
+        }
+    }
+    packets.note(keyed, repeated);
+    packets.plain = keyed;
+    packets.read_others(burst, to_judge & !keyed, Direction::In);
+    for index in bits(floods) {
+        packets.read_copies(burst, index);
+    }
     if let Some(judge) = last {
-        packets.prefetch_keys(burst.len(), &judge);
+        packets.prefetch_keys(&judge);
     }
     let (mut before, mut receiver) = (None, 0);
     for (index, frame) in burst.frames().iter().enumerate() {
@@ -222,7 +344,7 @@ pub(crate) fn receive(
             (before, receiver) = (None, number);
         }
         if let Some(judge) = judge_of(number)
-            && let Err(reason) = packets.decide(index, &judge, &mut before)
+            && let Err(reason) = packets.decide(frame, index, &judge, &mut before)
         {
             packets.denied |= 1 << (index % BURST);
             packets.reasons[index % BURST] = reason;

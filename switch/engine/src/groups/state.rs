@@ -229,8 +229,14 @@ impl State {
                 _ => Direction::Out,
             },
             generation: self.field(GENERATION_AT, 0xff) as u8,
-            tick: self.field(TICK_AT, TICK_MASK.into()) as u32,
+            tick: self.tick(),
         }
+    }
+
+    /// When the connection's last packet passed, seconds.
+    #[inline(always)]
+    pub(super) fn tick(self) -> u32 {
+        self.field(TICK_AT, TICK_MASK.into()) as u32
     }
 
     /// What changes with each use of the slot and each phase; not 0 while a connection is there.

@@ -474,7 +474,7 @@ pub fn any_rule() -> impl Strategy<Value = Rule> {
         )
 }
 
-fn any_packet() -> impl Strategy<Value = Packet> {
+pub fn any_packet() -> impl Strategy<Value = Packet> {
     let flags = prop::sample::select(vec![
         SYN,
         SYN,
