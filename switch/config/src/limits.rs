@@ -114,6 +114,8 @@ pub const SET_FILE_BYTES_MAX: u64 = 6 << 20;
 pub const PORT_CONNECTIONS_DEFAULT: u32 = 65_536;
 /// The highest `connections_max` of a port.
 pub const PORT_CONNECTIONS_MAX: u32 = 1 << 20;
+/// The highest `connections_rate` of a port, connections a second: more than a core can begin.
+pub const PORT_CONNECTIONS_RATE_MAX: u32 = 10_000_000;
 /// Default of `[connections] max`.
 pub const CONNECTIONS_DEFAULT: u32 = 262_144;
 /// The lowest `[connections] max`.

@@ -395,6 +395,9 @@ keys! {
         /// vhost: maximum number of connections that are tracked for the guest.
         connections_max: u32 =
             whole(1..=PORT_CONNECTIONS_MAX, "connections_max = 65536").or(PORT_CONNECTIONS_DEFAULT), InPlace;
+        /// vhost: maximum number of connections that may begin in a second, in each direction; 0: no limit.
+        connections_rate: u32 =
+            whole(0..=PORT_CONNECTIONS_RATE_MAX, "connections_rate = 1000, or 0 for no limit").or(0), InPlace;
     }
 }
 

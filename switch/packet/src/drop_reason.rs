@@ -96,6 +96,8 @@ drop_reasons! {
     BurstBudget = "burst_budget", Ingress;
     /// No port has joined the frame's multicast group, and there is no multicast router: see `[multicast]`.
     NoListener = "no_listener", Ingress;
+    /// The guest begins more connections a second than its `connections_rate` allows.
+    ConnectionRateOut = "connection_rate_out", Ingress;
     /// No guest is attached to the port, or its driver has not enabled the queue.
     PortDown = "port_down", Egress;
     /// The operator has disabled the port (`admin = "down"`).
@@ -128,6 +130,8 @@ drop_reasons! {
     NicFrameSmall = "nic_frame_small", Egress;
     /// The ring that hands frames to the worker that owns the NIC queue is full.
     HandoverFull = "handover_full", Egress;
+    /// Others begin more connections to the guest a second than its `connections_rate` allows.
+    ConnectionRateIn = "connection_rate_in", Egress;
 }
 
 #[cfg(test)]

@@ -237,7 +237,10 @@ impl<'a> Interval<'a> {
                 moves: rate(&|port| port.addresses_moved),
                 damped: rate(&|port| port.addresses_damped),
                 connections_begun: rate(&|port| connections(port).created),
-                connections_refused: rate(&|port| connections(port).refused),
+                connections_refused: rate(&|port| {
+                    let of = connections(port);
+                    rows::total(of.refused, of.rate_refused)
+                }),
                 floods: Floods {
                     broadcasts: rate(&|port| of_queues(port, |queue| queue.broadcasts)),
                     multicasts: rate(&|port| of_queues(port, |queue| queue.multicasts)),

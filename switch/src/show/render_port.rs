@@ -62,6 +62,11 @@ fn summary(detail: &PortDetail) -> String {
             count(of.refused)
         );
         add("connections", format!("{counts}; {since}"));
+        if of.rate > 0 {
+            let rate = format!("{} a second in each direction", count(of.rate.into()));
+            let refused = count(of.rate_refused);
+            add("connections_rate", format!("{rate}; {refused} refused"));
+        }
     }
     let why = Some(&port.detail).filter(|detail| !detail.is_empty());
     let why = why.map_or(String::new(), |detail| format!(": {detail}"));

@@ -107,7 +107,9 @@ fn snapshot(second: u64) -> StatusReport {
         half_open: 3,
         max: 100,
         created: 20 * second,
-        refused: 2 * second,
+        refused: second,
+        rate: 1000,
+        rate_refused: second,
     });
     (web.weight, web.addresses_moved, web.addresses_damped) = (2, 3 * second, 7 * second);
     let mut away = port("db-1", "vhost", ShownState::Down, vec![quiet]);

@@ -380,6 +380,7 @@ fn with_groups(mut config: Config, chosen: u64) -> Config {
             });
             guest.groups = names.into_iter().flatten().collect();
             guest.connections_max = 1 + (chosen >> 44) as u32 % 1_048_576;
+            guest.connections_rate = (chosen >> 40) as u32 % 10_000_000;
         }
     }
     config

@@ -58,6 +58,8 @@ mistakes! {
     set_twice: "[[set]]\nname = \"admins\"\naddresses = []\n[[set]]\nname = \"admins\"\naddresses = []\n";
     connections_out_of_range: "[connections]\nmax = 10\nudp = \"0s\"\non_change = \"drop\"\n";
     connections_of_a_port_out_of_range: format!("{GUEST}connections_max = 0\n{GROUP}");
+    connections_rate_out_of_range: format!("{GUEST}connections_rate = 10000001\n{GROUP}");
+    connections_rate_with_a_unit: format!("{GUEST}connections_rate = \"1k\"\n{GROUP}");
 }
 
 #[test]

@@ -163,6 +163,10 @@ impl Scene<'_> {
             Judgement::Denied(DropReason::FragmentUnknownIn | DropReason::FragmentUnknownOut) => {
                 "have not passed the first fragment of its datagram".to_owned()
             }
+            Judgement::Denied(DropReason::ConnectionRateIn | DropReason::ConnectionRateOut) => {
+                "pass it, but more connections begin in a second than the port's `connections_rate` allows"
+                    .to_owned()
+            }
             Judgement::Denied(_) => {
                 "have no rule for it, and know no connection that it belongs to".to_owned()
             }

@@ -39,11 +39,30 @@ type SetAndAddresses = (Set, Arc<[IpNet]>);
 /// A group, and the text of a rule of it.
 type RuleName = (String, String);
 
+/// How many connections a port may have, and may begin in a second.
+#[derive(Clone, Copy, Default)]
+struct Limits {
+    max: u32,
+    rate: u32,
+}
+
+impl Limits {
+    fn of(port: &PortConfig) -> Self {
+        match &port.kind {
+            PortKind::Vhost(guest) => Self {
+                max: guest.connections_max,
+                rate: guest.connections_rate,
+            },
+            PortKind::Xdp(_) => Self::default(),
+        }
+    }
+}
+
 /// The groups of a port as they are in use.
 struct Installed {
     list: Arc<Compiled>,
     zone: Arc<Zone>,
-    connections_max: u32,
+    limits: Limits,
     /// Grows with each change of the port's rules.
     generation: u8,
     keeps: bool,
@@ -52,12 +71,15 @@ struct Installed {
 }
 
 impl Installed {
-    fn new(list: Arc<Compiled>, zone: Arc<Zone>, connections_max: u32, keeps: bool) -> Self {
+    /// `hz`: cycles of the time stamp counter in a second.
+    fn new(list: Arc<Compiled>, (id, hz): (u32, f64), limits: Limits, keeps: bool) -> Self {
+        let zone = Arc::new(Zone::new(id, limits.max));
+        zone.set_connections_rate(limits.rate, hz);
         let policy = GroupPolicy::new(list.table.clone(), zone.clone(), 0, keeps);
         Self {
             list,
             zone,
-            connections_max,
+            limits,
             generation: 0,
             keeps,
             policy: Arc::new(policy),
@@ -96,6 +118,8 @@ pub(super) struct Groups {
     connections: Option<Arc<Connections>>,
     /// The most connections of the table.
     connections_max: usize,
+    /// Cycles of the time stamp counter in a second.
+    hz: f64,
 }
 
 impl Groups {
@@ -140,9 +164,11 @@ impl Groups {
         Some(PortConnections {
             connections: zone.connections(),
             half_open: zone.half_open(),
-            max: installed.connections_max,
+            max: installed.limits.max,
             created: zone.created_total(),
             refused: zone.refused_total(),
+            rate: installed.limits.rate,
+            rate_refused: zone.rate_refused_total(),
         })
     }
 
@@ -169,20 +195,17 @@ impl Groups {
 
     /// Takes the compiled list of a port. Its connections stay.
     fn install(&mut self, port: &PortConfig, list: Arc<Compiled>, keeps: bool) {
-        let connections_max = match &port.kind {
-            PortKind::Vhost(guest) => guest.connections_max,
-            PortKind::Xdp(_) => 0,
-        };
+        let limits = Limits::of(port);
         match self.ports.get_mut(&port.name) {
             Some(known) => {
                 known.change(list, keeps);
-                known.connections_max = connections_max;
-                known.zone.set_connections_max(connections_max);
+                known.limits = limits;
+                known.zone.set_connections_max(limits.max);
+                known.zone.set_connections_rate(limits.rate, self.hz);
             }
             None => {
                 self.zones_made += 1;
-                let zone = Arc::new(Zone::new(self.zones_made, connections_max));
-                let installed = Installed::new(list, zone, connections_max, keeps);
+                let installed = Installed::new(list, (self.zones_made, self.hz), limits, keeps);
                 self.ports.insert(port.name.clone(), installed);
             }
         }
@@ -195,11 +218,10 @@ impl Groups {
             return;
         };
         self.zones_made += 1;
-        let zone = Zone::new(self.zones_made, installed.connections_max);
         *installed = Installed::new(
             installed.list.clone(),
-            Arc::new(zone),
-            installed.connections_max,
+            (self.zones_made, self.hz),
+            installed.limits,
             installed.keeps,
         );
         self.retain(|_| true);
@@ -354,6 +376,7 @@ impl Dataplane {
         let mut state = self.lock();
         let groups = &mut state.groups;
         (groups.groups, groups.sets) = (of_show, sets);
+        groups.hz = self.clock.hz();
         groups.note_change();
         for (port, list) in config.ports.iter().zip(lists) {
             let names = port.groups();

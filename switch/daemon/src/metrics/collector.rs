@@ -33,16 +33,18 @@ pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily>
 }
 
 /// Connections of ports with security groups, and the table of all.
-fn connections(status: &Status) -> [MetricFamily; 7] {
+fn connections(status: &Status) -> [MetricFamily; 9] {
     type Read = fn(&PortConnections) -> u64;
-    let of_ports: [(Family, Read); 5] = [
+    let of_ports: [(Family, Read); 7] = [
         (f::CONNECTIONS, |of| of.connections.into()),
         (f::CONNECTIONS_HALF_OPEN, |of| of.half_open.into()),
         (f::CONNECTIONS_MAX, |of| of.max.into()),
         (f::CONNECTIONS_CREATED, |of| of.created),
         (f::CONNECTIONS_REFUSED, |of| of.refused),
+        (f::CONNECTIONS_RATE_MAX, |of| of.rate.into()),
+        (f::CONNECTIONS_RATE_REFUSED, |of| of.rate_refused),
     ];
-    let [now, half_open, max, created, refused] = of_ports.map(|(family, read)| {
+    let [now, half_open, max, created, refused, rate, too_fast] = of_ports.map(|(family, read)| {
         let mut samples = Samples::of(family);
         for port in &status.ports {
             if let Some(of) = &port.connections {
@@ -57,7 +59,10 @@ fn connections(status: &Status) -> [MetricFamily; 7] {
         capacity.add(&[], table.capacity);
         used.add(&[], table.used);
     }
-    [now, half_open, max, created, refused, capacity, used].map(Samples::finish)
+    [
+        now, half_open, max, created, refused, rate, too_fast, capacity, used,
+    ]
+    .map(Samples::finish)
 }
 
 fn mirrors(mirrors: &[MirrorStatus]) -> MetricFamily {

@@ -101,6 +101,8 @@ families! {
     CONNECTIONS_MAX = GAUGE "crosspoint_connections_max" PORT, "The most connections that the port may have: its connections_max.";
     CONNECTIONS_CREATED = COUNTER "crosspoint_connections_created_total" PORT, "Connections that have begun at the port.";
     CONNECTIONS_REFUSED = COUNTER "crosspoint_connections_refused_total" PORT, "Connections that were refused, because the port had as many as it may have, or the table was full.";
+    CONNECTIONS_RATE_MAX = GAUGE "crosspoint_connections_rate_max" PORT, "The most connections that may begin in a second, in each direction: the port's connections_rate; 0 for no limit.";
+    CONNECTIONS_RATE_REFUSED = COUNTER "crosspoint_connections_rate_refused_total" PORT, "Connections that were refused, because more began in a second than the port's connections_rate allows.";
     CONNECTIONS_CAPACITY = GAUGE "crosspoint_connections_capacity" &[], "Connections that the table of the switch has room for; there is none until a port has security groups.";
     CONNECTIONS_USED = GAUGE "crosspoint_connections_used" &[], "Connections in the table of the switch.";
     MIRROR_COPIES = COUNTER "crosspoint_mirror_copies_total" &["mirror", "result"], "Copies of frames that the mirror made: delivered to its port, or missed because the port or the burst had no room for them.";

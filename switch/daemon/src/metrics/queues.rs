@@ -117,7 +117,12 @@ fn drops(text: &mut Text, queues: &[Queue]) {
 /// false, a series appears only with the first drop. New reasons therefore need no entry here.
 fn arises(reason: &str, kind: &str) -> bool {
     // Only guests have security groups.
-    let of_groups = ["group_", "connection_limit_", "fragment_unknown_"];
+    let of_groups = [
+        "group_",
+        "connection_limit_",
+        "connection_rate_",
+        "fragment_unknown_",
+    ];
     let is_of_groups = of_groups.iter().any(|begin| reason.starts_with(begin));
     if reason.starts_with("guest_") || reason == "bad_offload" || is_of_groups {
         return kind == "vhost";

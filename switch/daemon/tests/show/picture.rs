@@ -181,6 +181,8 @@ fn guest() -> PortStatus {
             max: 65_536,
             created: 1_234_567,
             refused: 6,
+            rate: 2000,
+            rate_refused: 17,
         }),
         looping: false,
         blocked_with: None,

@@ -1,5 +1,6 @@
 //! Decides whether a packet from or to one guest passes.
 
+use crosspoint_frame::tsc;
 use crosspoint_packet::DropReason;
 
 use crate::groups::GroupPolicy;
@@ -213,6 +214,36 @@ impl Judge<'_> {
         }
     }
 
+    /// Returns when a connection begins, cycles, if a limit has to know it and has room for it.
+    #[inline(always)]
+    fn time_to_begin(&self) -> Result<Option<u64>, DropReason> {
+        let rate = self.policy.zone.rate();
+        if !rate.is_limited() {
+            return Ok(None);
+        }
+        let now = tsc();
+        match rate.has_room(self.direction, now) {
+            true => Ok(Some(now)),
+            false => Err(self.over_rate()),
+        }
+    }
+
+    fn over_rate(&self) -> DropReason {
+        match self.direction {
+            Direction::In => DropReason::ConnectionRateIn,
+            Direction::Out => DropReason::ConnectionRateOut,
+        }
+    }
+
+    /// Counts that a connection has begun. `now`: see [`time_to_begin`](Self::time_to_begin).
+    fn note_begun(&self, now: Option<u64>) {
+        let zone = &self.policy.zone;
+        zone.note_created();
+        if let Some(now) = now {
+            zone.rate().pay(self.direction, now);
+        }
+    }
+
     /// A packet of a connection that is known.
     #[inline(always)]
     fn known(&self, found: &Found, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
@@ -376,8 +407,18 @@ impl Judge<'_> {
             None => {}
         }
         match self.policy.rules.allows(&self.question(flow)) {
-            Some(rule) => Judgement::Rule(rule),
+            Some(rule) => self.explain_begin(rule, flow),
             None => Judgement::Denied(self.denied()),
+        }
+    }
+
+    /// The same for a packet that a rule allows, and that may begin a connection.
+    fn explain_begin(&self, rule: usize, flow: &Flow) -> Judgement {
+        let begins = flow.is_tracked && flow.begins && self.policy.rules.is_stateful(rule);
+        let begins = begins && Phase::first(flow.protocol, flow.flags) != Phase::Closed;
+        match self.time_to_begin() {
+            Err(reason) if begins => Judgement::Denied(reason),
+            _ => Judgement::Rule(rule),
         }
     }
 
@@ -443,6 +484,9 @@ impl Judge<'_> {
             rules.count(rule, self.worker);
             return Ok(passed);
         }
+        let now = self
+            .time_to_begin()
+            .inspect_err(|_| zone.rate().note_refused())?;
         let entry = self.new_entry(phase, address);
         if !zone.reserve(&entry) {
             return Err(self.over_limit());
@@ -455,7 +499,7 @@ impl Judge<'_> {
             return Err(self.over_limit());
         }
         rules.count(rule, self.worker);
-        zone.note_created();
+        self.note_begun(now);
         Ok(passed)
     }
 
@@ -466,14 +510,18 @@ impl Judge<'_> {
         let (rules, zone) = (&self.policy.rules, &self.policy.zone);
         let (rule, passed) = self.ask_uncounted(flow)?;
         let new = self.new_entry(Phase::SynSent, address);
+        if passed != Passed::InConnection {
+            rules.count(rule, self.worker);
+            return Ok(());
+        }
+        let now = self
+            .time_to_begin()
+            .inspect_err(|_| zone.rate().note_refused())?;
         // For the time of the change it counts twice.
-        if passed == Passed::InConnection && !zone.reserve(&new) {
+        if !zone.reserve(&new) {
             return Err(self.over_limit());
         }
         rules.count(rule, self.worker);
-        if passed != Passed::InConnection {
-            return Ok(());
-        }
         let changed = self.connections.change(found, |now| match now.phase {
             Phase::Closed | Phase::Revoked => new,
             // Another worker was faster.
@@ -482,7 +530,7 @@ impl Judge<'_> {
         match changed {
             Some((before, after)) if after == new => {
                 zone.note_gone(&before);
-                zone.note_created();
+                self.note_begun(now);
             }
             _ => zone.note_gone(&new),
         }

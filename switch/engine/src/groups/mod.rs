@@ -18,6 +18,7 @@ mod key;
 mod links;
 mod numbers;
 mod ranges;
+mod rate;
 pub mod rules;
 pub mod state;
 pub mod timeouts;

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::rate::ConnectionRate;
 use super::rules::Direction;
 use super::state::{Entry, Phase};
 
@@ -33,6 +34,7 @@ pub struct Zone {
     generation: AtomicU8,
     created: AtomicU64,
     refused: AtomicU64,
+    rate: ConnectionRate,
 }
 
 /// The value, for operators: two workers may count out of order for a moment.
@@ -68,6 +70,21 @@ impl Zone {
     /// Changes how many connections it may have. Those that it has stay.
     pub fn set_connections_max(&self, max: u32) {
         self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Changes how many connections may begin in a second, in each direction; 0 for no limit. `hz`: cycles of the time stamp
+    /// counter in a second.
+    pub fn set_connections_rate(&self, per_s: u32, hz: f64) {
+        self.rate.set(per_s, hz);
+    }
+
+    /// Returns how many connections were refused, since more began in a second than may.
+    pub fn rate_refused_total(&self) -> u64 {
+        self.rate.refused()
+    }
+
+    pub(super) fn rate(&self) -> &ConnectionRate {
+        &self.rate
     }
 
     /// Returns its number.

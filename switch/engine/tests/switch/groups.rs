@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crosspoint_engine::groups::{
     Connections, Direction, GroupPolicy, LinkParts, Rule, RuleTable, TcpFlags, Timeouts, Zone,
 };
-use crosspoint_engine::observe::explain::{Packet as Specimen, explain};
+use crosspoint_engine::observe::explain::{Explained, Packet as Specimen, explain};
 use crosspoint_frame::Offload;
 use crosspoint_packet::{DropReason, IpNet, Mac};
 use etherparse::PacketBuilder;
@@ -210,8 +210,7 @@ impl Rig {
         });
     }
 
-    /// The ports that would get a frame from a port now.
-    fn explained(&self, from: usize, frame: &[u8]) -> Vec<usize> {
+    fn explain(&self, from: usize, frame: &[u8]) -> Explained {
         let specimen = Specimen {
             ingress: from as u16,
             bytes: frame,
@@ -219,13 +218,23 @@ impl Rig {
             offload: Offload::default(),
             fate: None,
         };
-        let explained = explain(specimen, &self.single.view, 0);
+        explain(specimen, &self.single.view, 0)
+    }
+
+    /// The ports that would get a frame from a port now.
+    fn explained(&self, from: usize, frame: &[u8]) -> Vec<usize> {
+        let explained = self.explain(from, frame);
         let copies = explained
             .copies
             .iter()
             .filter(|copy| copy.dropped.is_none());
         let ports = copies.map(|copy| usize::from(copy.port));
         ports.filter(|_| explained.dropped.is_none()).collect()
+    }
+
+    /// Why a frame of a port would be dropped now.
+    pub fn explained_drop(&self, from: usize, frame: &[u8]) -> Option<DropReason> {
+        self.explain(from, frame).dropped
     }
 
     /// Sends a frame from a port, and returns the ports that get it.

@@ -14,7 +14,7 @@ const UPLINK: usize = 2;
 const A: u8 = 0;
 const FAR: u8 = 2;
 
-fn any_out() -> Rule {
+pub fn any_out() -> Rule {
     rule(Direction::Out, None, &[], None)
 }
 

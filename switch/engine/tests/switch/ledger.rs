@@ -370,6 +370,8 @@ fn random_runs_meet_every_reason() {
         GroupDeniedIn,
         ConnectionLimitOut,
         ConnectionLimitIn,
+        ConnectionRateOut,
+        ConnectionRateIn,
         FragmentUnknownOut,
         FragmentUnknownIn,
         Isolated,

@@ -19,6 +19,7 @@ mod frames;
 mod groups;
 mod groups_cases;
 mod groups_kernel;
+mod groups_rate;
 mod groups_recent;
 mod hostile;
 mod isolated;

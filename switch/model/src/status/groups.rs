@@ -16,6 +16,12 @@ pub struct PortConnections {
     pub created: u64,
     /// Connections that were refused, because the port or the table had too many.
     pub refused: u64,
+    /// The most that may begin in a second, in each direction; 0 for no limit.
+    #[serde(default)]
+    pub rate: u32,
+    /// Connections that were refused, because more began in a second than may.
+    #[serde(default)]
+    pub rate_refused: u64,
 }
 
 /// The table of connections of the switch. It is made when a port has security groups.
