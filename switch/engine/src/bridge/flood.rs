@@ -373,7 +373,7 @@ fn add(
     };
     if port.groups.is_some()
         && frame.verdict == Verdict::FLOOD
-        && let Some(reason) = groups::flooded(index, port, view, tx.worker, &tx.packets)
+        && let Some(reason) = groups::flooded((index, frame), port, view, tx.worker, &tx.packets)
     {
         port.counters.at(tx.worker, 0).drop(reason, 1);
         tx.flood.copies[index % BURST] += 1;

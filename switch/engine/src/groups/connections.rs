@@ -19,11 +19,13 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 
+use super::accounting::Accounting;
 use super::key::Key;
 use super::numbers::address_of;
 use super::rules::Direction;
@@ -83,6 +85,25 @@ pub struct Connection {
     pub idle_s: u32,
 }
 
+impl Connection {
+    /// The connection with a key, `now` seconds after the table was made.
+    pub(super) fn of(key: &Key, entry: &Entry, now: u32) -> Connection {
+        let ends = match entry.is_low_originator {
+            true => key.ends(),
+            false => key.ends().turned(),
+        };
+        Connection {
+            zone: key.zone(),
+            protocol: key.protocol(),
+            source: (address_of(ends.source), ends.source_port),
+            destination: (address_of(ends.destination), ends.destination_port),
+            direction: entry.direction,
+            phase: entry.phase,
+            idle_s: idle(entry.tick, now),
+        }
+    }
+}
+
 /// Result of a sweep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Swept {
@@ -106,6 +127,8 @@ pub struct Connections {
     len: CachePadded<AtomicU32>,
     /// The slot that the next sweep begins with.
     next: CachePadded<AtomicU32>,
+    /// What counts packets, once something is exported.
+    pub(super) accounting: OnceLock<Box<Accounting>>,
 }
 
 impl Connections {
@@ -123,6 +146,7 @@ impl Connections {
             timeouts: SharedTimeouts::default(),
             len: CachePadded::new(AtomicU32::new(0)),
             next: CachePadded::new(AtomicU32::new(0)),
+            accounting: OnceLock::new(),
         };
         connections.set_timeouts(timeouts);
         connections
@@ -336,8 +360,8 @@ impl Connections {
         result.is_ok()
     }
 
-    /// Adds a connection. Returns `false` if both buckets are full.
-    pub(super) fn insert(&self, key: &Key, place: &Place, entry: &Entry) -> bool {
+    /// Adds a connection. Returns its slot; `None` if both buckets are full.
+    pub(super) fn insert(&self, key: &Key, place: &Place, entry: &Entry) -> Option<u32> {
         let free_in = |bucket: u32| {
             let states = self.buckets.get(bucket as usize);
             let words = states.map_or(&[][..], |bucket| &bucket.0);
@@ -350,11 +374,15 @@ impl Connections {
             true => [place.first, place.second],
             false => [place.second, place.first],
         };
-        let mut slots = buckets.into_iter().flat_map(|bucket| {
+        for bucket in buckets {
             let first = bucket * SLOTS as u32;
-            first..first + SLOTS as u32
-        });
-        slots.any(|slot| self.fill(slot, key, place.tag, entry))
+            for slot in first..first + SLOTS as u32 {
+                if self.fill(slot, key, place.tag, entry) {
+                    return Some(slot);
+                }
+            }
+        }
+        None
     }
 
     /// Takes a slot, if it is free.
@@ -378,6 +406,7 @@ impl Connections {
             place.store(value, Ordering::Relaxed);
         }
         self.len.fetch_add(1, Ordering::Relaxed);
+        self.account_begin(slot);
         word.store(busy.live(tag, entry).0, Ordering::Release);
         true
     }
@@ -405,9 +434,13 @@ impl Connections {
             let timeout = self.timeouts.of(entry.phase, key.protocol(), is_full);
             let is_over = idle(entry.tick, seconds) > timeout;
             let Some(zone) = zone.filter(|_| !is_over) else {
+                let record = self.account_end(slot, &key, &entry);
                 if self.free(slot, state) {
                     swept.removed += 1;
                     zone.into_iter().for_each(|zone| zone.note_gone(&entry));
+                    record
+                        .into_iter()
+                        .for_each(|record| self.account_removed(record, &entry, zone.is_none()));
                 }
                 continue;
             };
@@ -443,19 +476,7 @@ impl Connections {
             if entry.phase == Phase::Fragments {
                 return None;
             }
-            let ends = match entry.is_low_originator {
-                true => key.ends(),
-                false => key.ends().turned(),
-            };
-            Some(Connection {
-                zone: key.zone(),
-                protocol: key.protocol(),
-                source: (address_of(ends.source), ends.source_port),
-                destination: (address_of(ends.destination), ends.destination_port),
-                direction: entry.direction,
-                phase: entry.phase,
-                idle_s: idle(entry.tick, now),
-            })
+            Some(Connection::of(&key, &entry, now))
         })
     }
 }
@@ -491,7 +512,8 @@ mod tests {
         let table = Connections::new(max, Timeouts::default());
         for number in 0..max as u32 {
             let key = key(number);
-            assert!(table.insert(&key, &table.place(&key), &ENTRY), "{number}");
+            let slot = table.insert(&key, &table.place(&key), &ENTRY);
+            assert!(slot.is_some(), "{number}");
         }
         assert_eq!(table.len(), max);
         for number in 0..2 * max as u32 {
@@ -545,7 +567,7 @@ mod loom_tests {
                 likely: u32::MAX,
             };
             let table = Arc::new(Connections::new(1, Timeouts::default()));
-            assert!(table.insert(&key(1), &place, &entry(1)));
+            assert!(table.insert(&key(1), &place, &entry(1)).is_some());
             let other = table.clone();
             let changer = loom::thread::spawn(move || {
                 let found = other.find(&key(1), &place).expect("it is there");
@@ -556,7 +578,7 @@ mod loom_tests {
                         other.free(found.slot, found.state)
                     }
                 );
-                assert!(other.insert(&key(2), &place, &entry(2)));
+                assert!(other.insert(&key(2), &place, &entry(2)).is_some());
             });
             for number in [1, 2] {
                 if let Some(found) = table.find(&key(number), &place) {

@@ -99,7 +99,7 @@ impl Connections {
         if !zone.reserve(&entry) {
             return None;
         }
-        if !self.insert(&key, &place, &entry) {
+        if self.insert(&key, &place, &entry).is_none() {
             zone.note_gone(&entry);
             return None;
         }
@@ -137,7 +137,7 @@ mod tests {
             generation: 9,
             tick: table.now(),
         };
-        assert!(table.insert(&key, &table.place(&key), &entry));
+        assert!(table.insert(&key, &table.place(&key), &entry).is_some());
     }
 
     /// Every connection is found in the other table, in the zone that takes the place of its own, with its phase, its originator

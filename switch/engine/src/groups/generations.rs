@@ -67,7 +67,7 @@ mod tests {
             generation: 3,
             tick: 5,
         };
-        assert!(table.insert(&key, &table.place(&key), &entry));
+        assert!(table.insert(&key, &table.place(&key), &entry).is_some());
         let mut generation = entry.generation;
         for changes in 1..2000 {
             generation = generation.wrapping_add(1);

@@ -4,6 +4,7 @@ use crosspoint_frame::tsc;
 use crosspoint_packet::DropReason;
 
 use crate::groups::GroupPolicy;
+use crate::groups::accounting::Accounting;
 use crate::groups::connections::{Connections, Found, Place};
 use crate::groups::key::Key;
 use crate::groups::links::LinkFrame;
@@ -64,7 +65,7 @@ impl Judge<'_> {
     }
 
     /// Computes the address of a packet's connection.
-    fn address(&self, flow: &Flow) -> Address {
+    pub(super) fn address(&self, flow: &Flow) -> Address {
         let mut address = Address::default();
         self.set_address(flow, &mut address);
         address
@@ -491,15 +492,18 @@ impl Judge<'_> {
         if !zone.reserve(&entry) {
             return Err(self.over_limit());
         }
-        if !self
+        let inserted = self
             .connections
-            .insert(&address.key, &address.place, &entry)
-        {
+            .insert(&address.key, &address.place, &entry);
+        let Some(slot) = inserted else {
             zone.note_gone(&entry);
             return Err(self.over_limit());
-        }
+        };
         rules.count(rule, self.worker);
         self.note_begun(now);
+        if let Some(accounting) = self.connections.accounting() {
+            accounting.begun(self.worker, slot, &address.key, &entry);
+        }
         Ok(passed)
     }
 
@@ -531,6 +535,9 @@ impl Judge<'_> {
             Some((before, after)) if after == new => {
                 zone.note_gone(&before);
                 self.note_begun(now);
+                let entries = (&before, &after);
+                self.connections
+                    .account_again(self.worker, found.slot, &address.key, entries);
             }
             _ => zone.note_gone(&new),
         }
@@ -568,6 +575,30 @@ impl Judge<'_> {
         }
     }
 
+    /// Returns the slot of a packet's connection, and the side that the packet comes from: 0 for the originator.
+    pub(super) fn slot_of(&self, address: &Address) -> Option<(u32, usize)> {
+        let found = self.connections.find(&address.key, &address.place)?;
+        let is_original = address.is_from_low == found.entry.is_low_originator;
+        Some((found.slot, usize::from(!is_original)))
+    }
+
+    /// Notes for a collector that a packet was dropped that would have begun a connection.
+    pub(super) fn note_denied(
+        &self,
+        accounting: &Accounting,
+        flow: &Flow,
+        size: (u32, u64),
+        now: u64,
+    ) {
+        let address = self.address(flow);
+        if self.slot_of(&address).is_none()
+            && accounting.has_room_for_denied(self.worker, self.direction, now)
+        {
+            let entry = self.new_entry(Phase::first(flow.protocol, flow.flags), &address);
+            accounting.denied(self.worker, (&address.key, &entry), size, now);
+        }
+    }
+
     /// A fragment that is not the first passes if the first one has.
     #[cold]
     #[inline(never)]
@@ -601,7 +632,7 @@ impl Judge<'_> {
             tick: now,
         };
         // Without a note, later fragments are dropped and counted by name.
-        if zone.reserve(&entry) && !self.connections.insert(&key, &place, &entry) {
+        if zone.reserve(&entry) && self.connections.insert(&key, &place, &entry).is_none() {
             zone.note_gone(&entry);
         }
     }

@@ -56,6 +56,10 @@ impl Key {
         self.words[5] = u64::from(vlan) | u64::from(zone) << 32;
     }
 
+    pub(super) fn vlan(&self) -> u16 {
+        self.words[5] as u16
+    }
+
     pub(super) fn zone(&self) -> u32 {
         (self.words[5] >> 32) as u32
     }

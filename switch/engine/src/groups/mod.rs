@@ -9,6 +9,7 @@
 //! and the answers to them, and link-local control frames. Which of these a guest may send is up to port security, the guard
 //! against DHCP servers and routers, and `forward_control`.
 
+mod accounting;
 pub mod connections;
 #[cfg(not(loom))]
 mod exempt;
@@ -36,6 +37,7 @@ pub(crate) mod stage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use accounting::{Accounting, AccountingOptions, Counts, FlowEnd, FlowEvent, FlowRecord};
 pub use connections::{Connection, Connections, Swept};
 pub use export::Exported;
 pub use generations::GENERATIONS_MAX;

@@ -1,5 +1,7 @@
 //! Where security groups are applied: to what a guest sends, and to what is sent to it.
 
+mod counted;
+
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
@@ -93,6 +95,7 @@ impl Packets {
         false
     }
 
+    /// Reads a plain packet, and where its connection may be.
     #[inline(always)]
     fn read_plain(&mut self, frame: &Frame, place: usize, judge: &Judge<'_>) {
         read_plain(frame, judge.direction, &mut self.flows[place]);
@@ -179,6 +182,7 @@ impl Packets {
     /// Notes which frames have keys, and which of these are equal to a packet that has passed.
     fn note(&mut self, keyed: u64, repeated: u64) {
         (self.keyed, self.repeated) = (keyed, repeated);
+        self.plain = keyed;
     }
 
     /// Reads the frames `which` by bits, which are not plain.
@@ -245,6 +249,9 @@ pub(crate) fn send(
             (Err(reason), Some(probes)) => probes.refuse(frame, ingress, reason),
             (Err(reason), None) => frame.drop_for(reason),
         }
+    }
+    if let Some(accounting) = connections.accounting() {
+        counted::sent(burst, &judge, accounting, packets);
     }
 }
 
@@ -324,7 +331,6 @@ pub(crate) fn receive(
         }
     }
     packets.note(keyed, repeated);
-    packets.plain = keyed;
     packets.read_others(burst, to_judge & !keyed, Direction::In);
     for index in bits(floods) {
         packets.read_copies(burst, index);
@@ -350,6 +356,9 @@ pub(crate) fn receive(
             packets.reasons[index % BURST] = reason;
         }
     }
+    if to_judge != 0 && connections.accounting().is_some() {
+        counted::received(burst, view, worker, packets, to_judge);
+    }
 }
 
 /// Explains what a port's groups decide on the frame of a burst that has it alone; `None` if the port has no groups.
@@ -368,7 +377,7 @@ pub(crate) fn explain(
 #[cold]
 #[inline(never)]
 pub(crate) fn flooded(
-    index: usize,
+    (index, frame): (usize, &Frame),
     port: &PortSnapshot,
     view: &Snapshot,
     worker: usize,
@@ -376,5 +385,7 @@ pub(crate) fn flooded(
 ) -> Option<DropReason> {
     let (policy, connections) = (port.groups.as_deref()?, view.connections.as_deref()?);
     let judge = judge(policy, connections, Direction::In, worker);
-    packets.decide_copy(index, &judge).err()
+    let denied = packets.decide_copy(index, &judge).err();
+    counted::copied(index, frame, &judge, packets, denied);
+    denied
 }

@@ -17,6 +17,7 @@ mod floor;
 mod fragments;
 mod frames;
 mod groups;
+mod groups_accounting;
 mod groups_cases;
 mod groups_kernel;
 mod groups_rate;
