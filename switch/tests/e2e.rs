@@ -24,6 +24,8 @@ mod extras;
 mod groups;
 #[path = "e2e/interfaces.rs"]
 mod interfaces;
+#[path = "e2e/ipfix.rs"]
+mod ipfix;
 #[path = "e2e/large.rs"]
 mod large;
 #[path = "e2e/linux.rs"]

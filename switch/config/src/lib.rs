@@ -73,9 +73,9 @@ pub use key::Written;
 pub use lenient::Loaded;
 pub use sandbox::KeptCapability;
 pub use table::{
-    Access, Bridge, Connections, Control, Direct, Group, Log, LoopProtect, Metrics, MetricsTls,
-    Mirror, Multicast, Offloads, Port, Sandbox, Set, Sflow, Slo, StaticEntry, Switch, VhostPort,
-    Workers, XdpPort,
+    Access, Bridge, Connections, Control, Direct, Group, Ipfix, Log, LoopProtect, Metrics,
+    MetricsTls, Mirror, Multicast, Offloads, Port, Sandbox, Set, Sflow, Slo, StaticEntry, Switch,
+    VhostPort, Workers, XdpPort,
 };
 pub use texts::parse_mac;
 pub use types::{

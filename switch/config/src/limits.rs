@@ -42,6 +42,10 @@ pub const FDB_CAPACITY_MAX: u32 = FDB_BUCKET_ENTRIES * 65_536;
 pub const METRICS_LISTEN_DEFAULT: &str = "127.0.0.1:9477";
 /// UDP port of an sFlow collector, if `[sflow] collector` has none: the one that IANA has assigned.
 pub const SFLOW_PORT: u16 = 6343;
+/// UDP port of an IPFIX collector, if `[ipfix] collector` has none: the one that IANA has assigned.
+pub const IPFIX_PORT: u16 = 4739;
+/// The highest `[ipfix] denied`, records a second.
+pub const IPFIX_DENIED_MAX: u32 = 10_000;
 /// The highest `[sflow] sampling`.
 pub const SFLOW_SAMPLING_MAX: u32 = 1 << 24;
 /// The lowest `[sflow] header_len`: Ethernet, a tag, IPv4 and TCP, rounded up.

@@ -11,7 +11,7 @@ use super::cores::CoreSpans;
 use super::field::Item;
 use super::key::{Definitions, Keys as _, Reader, Rule};
 use super::limits::*;
-use super::table::{Metrics, Multicast, Sflow, Top};
+use super::table::{Ipfix, Metrics, Multicast, Sflow, Top};
 
 /// The settings of a main file, with the places that later checks need.
 pub(super) struct Settings {
@@ -87,6 +87,7 @@ pub(super) fn settings(checker: &mut Checker, document: &DeTable<'_>, folder: &P
         reader.checker.problem(span, message, label, help);
     }
     check_sflow(&mut reader, &top.sflow);
+    check_ipfix(&mut reader, &top.ipfix);
     check_multicast(&mut reader, &top.multicast);
     let in_section = |section: &str, key: &str| {
         let section = document.get(section)?.get_ref().as_table()?;
@@ -132,6 +133,29 @@ fn check_sflow(reader: &mut Reader<'_>, sflow: &Sflow) {
         let help = "name the host that the samples are for: collector = \"192.0.2.1:6343\"";
         let label = "nothing is sent without one";
         reader.checker.problem(span, message, label, help);
+    }
+}
+
+/// The same for `[ipfix]`; and a `source` of another IP version than the collector's.
+fn check_ipfix(reader: &mut Reader<'_>, ipfix: &Ipfix) {
+    let section = reader.item("ipfix");
+    let Some((span, table)) = section.and_then(|it| Some((it.span(), it.get_ref().as_table()?)))
+    else {
+        return;
+    };
+    if table.get("collector").is_none() && *ipfix != Ipfix::default() {
+        let message = "[ipfix] has no `collector`".to_owned();
+        let help = "name the host that the records are for: collector = \"192.0.2.5:4739\"";
+        let label = "nothing is sent without one";
+        reader.checker.problem(span, message, label, help);
+    }
+    if let (Some(to), Some(from), Some(item)) = (ipfix.collector, ipfix.source, table.get("source"))
+        && to.is_ipv4() != from.is_ipv4()
+    {
+        let message = "`source` and `collector` are of two IP versions".to_owned();
+        let label = "no message goes from here to the collector";
+        let help = "give an address of this host of the collector's version, or leave it out";
+        reader.checker.problem(item.span(), message, label, help);
     }
 }
 

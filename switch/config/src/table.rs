@@ -3,6 +3,7 @@
 //!
 //! The comments are what the references and the schema say of the keys.
 
+mod flows;
 mod security_groups;
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ use super::texts;
 use super::types::*;
 use super::vlan::VlanList;
 
+pub use flows::Ipfix;
 pub use security_groups::{Group, Set};
 pub(super) use security_groups::{PeerKeys, RuleKeys};
 
@@ -53,6 +55,8 @@ keys! {
         metrics: Metrics = section::<Metrics>(), Whole;
         /// Samples of frames and counters for an sFlow collector.
         sflow: Sflow = section::<Sflow>(), Whole;
+        /// Records of connections for a collector of IPFIX.
+        ipfix: Ipfix = section::<Ipfix>(), Whole;
         /// Multicast to the ports that have asked for it (IGMP and MLD snooping), in all bridges.
         multicast: Multicast = section::<Multicast>(), Whole;
         /// The table of connections that security groups track, and after which time without a frame a connection is

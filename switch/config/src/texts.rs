@@ -337,29 +337,51 @@ pub(super) fn listen() -> Text<Option<SocketAddr>> {
     }
 }
 
+/// The address of a collector: an IP address, and a UDP port if that is not `port`.
+fn collector_at(text: &str, port: u16) -> Result<SocketAddr, Refusal> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let address: Option<IpAddr> = bare.unwrap_or(text).parse().ok();
+    let without_port = address.map(|address| SocketAddr::new(address, port));
+    match text.parse().ok().or(without_port) {
+        Some(address) if address.ip().is_unspecified() => Err("the address of no host".into()),
+        Some(address) if address.port() == 0 => Err("no host listens on port 0".into()),
+        Some(address) => Ok(address),
+        // A host name would need a lookup, and the switch must start without a network.
+        None => Err("not an IP address, or not a port behind it".into()),
+    }
+}
+
 /// The address of an sFlow collector.
 pub(super) fn collector() -> Text<SocketAddr> {
-    let parse = |text: &str| {
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|text| text.strip_suffix(']'));
-        let address: Option<IpAddr> = bare.unwrap_or(text).parse().ok();
-        let without_port = address.map(|address| SocketAddr::new(address, SFLOW_PORT));
-        match text.parse().ok().or(without_port) {
-            Some(address) if address.ip().is_unspecified() => Err("the address of no host".into()),
-            Some(address) if address.port() == 0 => Err("no host listens on port 0".into()),
-            Some(address) => Ok(address),
-            // A host name would need a lookup, and the switch must start without a network.
-            None => Err("not an IP address, or not a port behind it".into()),
-        }
-    };
     Text {
         must: "an IP address, perhaps with a UDP port",
         help: "for example: collector = \"192.0.2.1\", collector = \"192.0.2.1:6343\" or collector = \"[2001:db8::1]:6343\""
             .into(),
-        parse,
+        parse: |text| collector_at(text, SFLOW_PORT),
         write: SocketAddr::to_string,
         schema: json!({}),
+    }
+}
+
+/// The address of a collector of IPFIX.
+pub(super) fn ipfix_collector() -> Text<SocketAddr> {
+    Text {
+        must: "an IP address, perhaps with a UDP port",
+        help: "for example: collector = \"192.0.2.5\", collector = \"192.0.2.5:4739\" or collector = \"[2001:db8::5]:4739\""
+            .into(),
+        parse: |text| collector_at(text, IPFIX_PORT),
+        write: SocketAddr::to_string,
+        schema: json!({}),
+    }
+}
+
+/// The address that messages to a collector come from.
+pub(super) fn source() -> Text<IpAddr> {
+    Text {
+        help: "for example: source = \"192.0.2.10\"".into(),
+        ..agent()
     }
 }
 

@@ -11,8 +11,8 @@ use crosspoint_packet::IpNet;
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{
-    Bridge, Connections, Control, Group, Log, Metrics, Mirror, Multicast, Port, Sandbox, Set,
-    Sflow, StaticEntry, Switch, VhostPort, Workers, XdpPort,
+    Bridge, Connections, Control, Group, Ipfix, Log, Metrics, Mirror, Multicast, Port, Sandbox,
+    Set, Sflow, StaticEntry, Switch, VhostPort, Workers, XdpPort,
 };
 use super::words::words;
 
@@ -27,6 +27,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Samples of frames and counters for an sFlow collector.
     pub sflow: Sflow,
+    /// Records of connections for a collector of IPFIX.
+    pub ipfix: Ipfix,
     /// The socket that the command line tools talk to.
     pub control: Control,
     /// The log: its target, format and level.

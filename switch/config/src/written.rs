@@ -105,6 +105,7 @@ impl Config {
             switch,
             metrics,
             sflow,
+            ipfix,
             multicast,
             connections,
             control,
@@ -130,6 +131,7 @@ impl Config {
         switch.write(&mut keys);
         metrics.write(&mut keys);
         sflow.write(&mut keys);
+        ipfix.write(&mut keys);
         multicast.write(&mut keys);
         connections.write(&mut keys);
         control.write(&mut keys);

@@ -7,7 +7,7 @@ use crate::rows::{
     BindingRow, ConnectionTable, DropRow, Fdb, GroupRow, GuestRow, LatencyRow, MulticastTable,
     PortDetail, PortRow, QueueRow, RuleRow, SetRow, SwitchRow, WorkerRow, XdpRow,
 };
-use crate::status::{BridgeStatus, MirrorStatus, SflowStatus};
+use crate::status::{BridgeStatus, IpfixStatus, MirrorStatus, SflowStatus};
 
 /// The version of the schema. It grows with each change; keys are added, and none is renamed or removed.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -53,6 +53,8 @@ struct Topics {
     connections: ConnectionTable,
     /// `show sflow`
     sflow: SflowStatus,
+    /// `show ipfix`
+    ipfix: IpfixStatus,
     /// `show port NAME`
     port: PortDetail,
 }

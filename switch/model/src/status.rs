@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 mod device;
 mod groups;
+mod ipfix;
 mod mirror;
 mod port;
 mod queue;
@@ -15,6 +16,7 @@ mod xdp;
 
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
 pub use groups::{ConnectionsStatus, PortConnections};
+pub use ipfix::IpfixStatus;
 pub use mirror::MirrorStatus;
 pub use port::{
     LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,

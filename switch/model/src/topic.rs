@@ -22,6 +22,7 @@
 //! | `sets` | array of [`SetRow`](crate::rows::SetRow), in the order of the configuration |
 //! | `connections` | one [`ConnectionTable`](crate::rows::ConnectionTable) |
 //! | `sflow` | one [`SflowStatus`](crate::status::SflowStatus) |
+//! | `ipfix` | one [`IpfixStatus`](crate::status::IpfixStatus) |
 //! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
 //!
 //! `deploy/show-schema.json` has the same as a JSON schema: [`schema`](crate::schema).
@@ -75,11 +76,13 @@ pub enum Topic {
     Connections,
     /// The export to an sFlow collector.
     Sflow,
+    /// The export to a collector of IPFIX.
+    Ipfix,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 18] = [
+    pub const ALL: [Topic; 19] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -98,6 +101,7 @@ impl Topic {
         Topic::Sets,
         Topic::Connections,
         Topic::Sflow,
+        Topic::Ipfix,
     ];
 
     /// Its name in commands and requests.
@@ -121,6 +125,7 @@ impl Topic {
             Topic::Sets => "sets",
             Topic::Connections => "connections",
             Topic::Sflow => "sflow",
+            Topic::Ipfix => "ipfix",
         }
     }
 
@@ -149,6 +154,7 @@ impl Topic {
             Topic::Sets => "sets of addresses",
             Topic::Connections => "the connections of guests with security groups",
             Topic::Sflow => "what is sent to the sFlow collector",
+            Topic::Ipfix => "what is sent to the collector of IPFIX",
         }
     }
 }

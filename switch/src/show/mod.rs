@@ -8,6 +8,7 @@ mod choose_fdb;
 mod command;
 mod drops;
 pub(crate) mod format;
+mod ipfix;
 pub(crate) mod rates;
 mod render;
 mod render_bindings;

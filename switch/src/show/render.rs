@@ -1,7 +1,7 @@
 //! Tables made from JSON, so that people see what programs get.
 
 use crosspoint_config::limits::DEFAULT_BRIDGE;
-use crosspoint_model::status::{FdbEntry, FdbMover, Origin, SflowStatus, ShownState};
+use crosspoint_model::status::{FdbEntry, FdbMover, IpfixStatus, Origin, SflowStatus, ShownState};
 use miette::Diagnostic;
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::drops::drops;
 use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
+use super::ipfix::ipfix;
 use super::sflow::sflow;
 use super::table::Align::{self, Left, Right};
 use super::table::{Table, paragraph, printable};
@@ -58,6 +59,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
             ConnectionTable::deserialize(value).map(|table| render_groups::connections(&table))
         }
         Topic::Sflow => SflowStatus::deserialize(value).map(|status| sflow(&status)),
+        Topic::Ipfix => IpfixStatus::deserialize(value).map(|status| ipfix(&status)),
     };
     let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })

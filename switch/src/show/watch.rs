@@ -75,7 +75,8 @@ impl Watch {
             | Topic::Rules
             | Topic::Sets
             | Topic::Connections
-            | Topic::Sflow => String::new(),
+            | Topic::Sflow
+            | Topic::Ipfix => String::new(),
         };
         self.before = Some(now);
         text

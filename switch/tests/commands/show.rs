@@ -202,6 +202,6 @@ fn topics_are_read_by_their_names_and_no_other() {
         );
     }
     let error = "Ports".parse::<Topic>().expect_err("not a name");
-    let message = "`Ports` is not a topic; there are switch, ports, queues, workers, fdb, drops, latency, guests, xdp, mirrors, bridges, bindings, multicast, groups, rules, sets, connections, sflow";
+    let message = "`Ports` is not a topic; there are switch, ports, queues, workers, fdb, drops, latency, guests, xdp, mirrors, bridges, bindings, multicast, groups, rules, sets, connections, sflow, ipfix";
     assert_eq!(error.to_string(), message);
 }

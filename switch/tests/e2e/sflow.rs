@@ -28,7 +28,7 @@ fn section(sampling: u32, more: &str) -> String {
 }
 
 /// Sends frames from one guest to another; each must arrive.
-fn pass(from: &mut Guest, to: &mut Guest, frames: &[Vec<u8>]) {
+pub fn pass(from: &mut Guest, to: &mut Guest, frames: &[Vec<u8>]) {
     for batch in frames.chunks(BATCH) {
         let batch: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
         assert_eq!(from.send(0, &batch).expect("a ring"), batch.len());

@@ -62,6 +62,7 @@ fn the_reference_names_the_defaults() {
             groups: Vec::new(),
             sets: Vec::new(),
             sflow: config::Sflow::default(),
+            ipfix: config::Ipfix::default(),
             ports_dir: None,
             ..without
         },

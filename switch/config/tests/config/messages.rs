@@ -146,6 +146,11 @@ mistakes! {
     sflow_to_no_one: "version = 1\n[sflow]\nsampling = 512\nports = [\"web-*\"]\n";
     sflow_out_of_bounds: "version = 1\n[sflow]\ncollector = \"::1\"\nsampling = 0\nheader_len = 1500\npolling = \"10ms\"\n\
         agent = \"0.0.0.0\"\nports = [\"web 1\"]\n";
+    ipfix_to_a_host_name: "version = 1\n[ipfix]\ncollector = \"collector:4739\"\n";
+    ipfix_to_no_one: "version = 1\n[ipfix]\ndenied = 7\n";
+    ipfix_of_two_versions: "version = 1\n[ipfix]\ncollector = \"192.0.2.5\"\nsource = \"2001:db8::1\"\n";
+    ipfix_out_of_bounds: "version = 1\n[ipfix]\ncollector = \"::\"\ndomain = -1\nactive_timeout = \"11m\"\ntemplates = \"10ms\"\n\
+        source = \"0.0.0.0\"\nbegins = 1\ndenied = 10001\nports = [\"web 1\"]\n";
     metrics_tls_without_a_key: "version = 1\n[metrics]\ntls = { certificate = \"metrics.crt\" }\n";
     metrics_tls_that_is_a_path: "version = 1\n[metrics]\ntls = \"metrics.crt\"\n";
     metrics_tls_with_another_key: "version = 1\n[metrics]\ntls = { certificate = \"a\", key = \"b\", ca = \"c\" }\n";

@@ -46,7 +46,9 @@ use crosspoint_model::request::{
     PortSet, SetAnswer, SetChange,
 };
 use crosspoint_model::rows::{ConnectionTable, GroupTables, MulticastTable, PortRow};
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
+use crosspoint_model::status::{
+    DaemonStatus, FdbEntry, FdbMover, IpfixStatus, SflowStatus, Status,
+};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
 pub use socket::SocketError;
@@ -115,6 +117,10 @@ pub trait Source: Send + Sync + 'static {
     /// The export to an sFlow collector.
     fn sflow(&self) -> SflowStatus {
         SflowStatus::default()
+    }
+    /// The export to a collector of IPFIX.
+    fn ipfix(&self) -> IpfixStatus {
+        IpfixStatus::default()
     }
     /// Whether the switch works. It does not wait: ports whose state cannot be read at this moment are reported as such.
     fn health(&self) -> Health {

@@ -48,6 +48,7 @@ pub fn write_json(
             serde_json::to_writer(out, &table.unwrap_or_default())
         }
         Topic::Sflow => serde_json::to_writer(out, &source.sflow()),
+        Topic::Ipfix => serde_json::to_writer(out, &source.ipfix()),
         Topic::Switch => {
             let daemon = source.daemon();
             let mut row = rows::switch(&daemon, &status);

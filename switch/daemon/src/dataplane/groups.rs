@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use crosspoint_config::limits::CONNECTIONS_DEFAULT;
 use crosspoint_config::{Config, Group, OnChange, Port as PortConfig, PortKind, Set};
 use crosspoint_engine::groups::{
-    Connections, GENERATIONS_MAX, GroupPolicy, RuleTable, Timeouts, Zone,
+    AccountingOptions, Connections, GENERATIONS_MAX, GroupPolicy, RuleTable, Timeouts, Zone,
 };
 use crosspoint_model::status::{ConnectionsStatus, PortConnections};
 use crosspoint_packet::IpNet;
 
+use super::flows::ZoneNames;
 use super::{Dataplane, State};
 use resolve::{Remotes, ResolvedRule, describe};
 pub use tables::ConnectionFilter;
@@ -62,6 +63,7 @@ impl Limits {
 struct Installed {
     list: Arc<Compiled>,
     zone: Arc<Zone>,
+    bridge: Arc<str>,
     limits: Limits,
     /// Grows with each change of the port's rules.
     generation: u8,
@@ -72,13 +74,19 @@ struct Installed {
 
 impl Installed {
     /// `hz`: cycles of the time stamp counter in a second.
-    fn new(list: Arc<Compiled>, (id, hz): (u32, f64), limits: Limits, keeps: bool) -> Self {
+    fn new(
+        list: Arc<Compiled>,
+        (id, hz): (u32, f64),
+        (bridge, limits): (Arc<str>, Limits),
+        keeps: bool,
+    ) -> Self {
         let zone = Arc::new(Zone::new(id, limits.max));
         zone.set_connections_rate(limits.rate, hz);
         let policy = GroupPolicy::new(list.table.clone(), zone.clone(), 0, keeps);
         Self {
             list,
             zone,
+            bridge,
             limits,
             generation: 0,
             keeps,
@@ -120,6 +128,8 @@ pub(super) struct Groups {
     connections_max: usize,
     /// Cycles of the time stamp counter in a second.
     hz: f64,
+    /// What is counted of connections; `None`: nothing.
+    pub(super) accounting: Option<AccountingOptions>,
 }
 
 impl Groups {
@@ -149,6 +159,15 @@ impl Groups {
         ports
             .map(|(name, installed)| (name.clone(), installed.zone.clone()))
             .collect()
+    }
+
+    /// The port and the bridge of each zone.
+    pub(super) fn zone_names(&self) -> HashMap<u32, ZoneNames> {
+        let ports = self.ports.iter();
+        let names = |(name, of): (&String, &Installed)| {
+            (of.zone.id(), (name.as_str().into(), of.bridge.clone()))
+        };
+        ports.map(names).collect()
     }
 
     /// The names of a port's groups.
@@ -195,17 +214,18 @@ impl Groups {
 
     /// Takes the compiled list of a port. Its connections stay.
     fn install(&mut self, port: &PortConfig, list: Arc<Compiled>, keeps: bool) {
-        let limits = Limits::of(port);
+        let (bridge, limits) = (Arc::from(port.bridge.as_str()), Limits::of(port));
         match self.ports.get_mut(&port.name) {
             Some(known) => {
                 known.change(list, keeps);
-                known.limits = limits;
+                (known.bridge, known.limits) = (bridge, limits);
                 known.zone.set_connections_max(limits.max);
                 known.zone.set_connections_rate(limits.rate, self.hz);
             }
             None => {
                 self.zones_made += 1;
-                let installed = Installed::new(list, (self.zones_made, self.hz), limits, keeps);
+                let zone = (self.zones_made, self.hz);
+                let installed = Installed::new(list, zone, (bridge, limits), keeps);
                 self.ports.insert(port.name.clone(), installed);
             }
         }
@@ -221,7 +241,7 @@ impl Groups {
         *installed = Installed::new(
             installed.list.clone(),
             (self.zones_made, self.hz),
-            installed.limits,
+            (installed.bridge.clone(), installed.limits),
             installed.keeps,
         );
         self.retain(|_| true);
@@ -398,7 +418,11 @@ impl Dataplane {
             table.set_timeouts(timeouts(config));
         } else if !groups.ports.is_empty() {
             let max = usize::try_from(connections_max).unwrap_or(CONNECTIONS_DEFAULT as usize);
-            groups.connections = Some(Arc::new(Connections::new(max, timeouts(config))));
+            let table = Connections::new(max, timeouts(config));
+            if let Some(options) = &groups.accounting {
+                table.start_accounting(self.workers(), options);
+            }
+            groups.connections = Some(Arc::new(table));
             groups.connections_max = max;
         }
         self.publish_groups(&mut state);

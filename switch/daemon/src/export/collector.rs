@@ -15,6 +15,8 @@ const SAY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Collector {
     address: SocketAddr,
+    /// Address that datagrams come from; `None`: the route's.
+    from: Option<IpAddr>,
     socket: Option<UdpSocket>,
     /// When to try again to get a socket.
     retry_at: Instant,
@@ -24,10 +26,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// A collector at this address. Nothing is sent yet.
-    pub(super) fn new(address: SocketAddr) -> Self {
+    /// A collector at this address, and the address that datagrams come from if not that of the route. Nothing is sent yet.
+    pub(super) fn new(address: SocketAddr, from: Option<IpAddr>) -> Self {
         Collector {
             address,
+            from,
             socket: None,
             retry_at: Instant::now(),
             unsaid: 0,
@@ -70,7 +73,7 @@ impl Collector {
             }
             None => {
                 self.retry_at = Instant::now() + RETRY;
-                open(self.address)?
+                open(self.address, self.from)?
             }
         };
         Ok(self.socket.insert(socket))
@@ -89,12 +92,12 @@ impl Collector {
     }
 }
 
-fn open(to: SocketAddr) -> io::Result<UdpSocket> {
+fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
     socket.set_nonblocking(true)?;
     // The kernel looks up the route and the source address; nothing is sent.
     socket.connect(to)?;
@@ -108,7 +111,7 @@ mod tests {
     #[test]
     fn a_collector_that_is_gone_costs_errors_and_no_time() {
         let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let mut collector = Collector::new(receiver.local_addr().expect("an address"));
+        let mut collector = Collector::new(receiver.local_addr().expect("an address"), None);
         assert_eq!(collector.source(), Some(Ipv4Addr::LOCALHOST.into()));
         collector.send(b"first").expect("a receiver");
         let mut bytes = [0; 16];

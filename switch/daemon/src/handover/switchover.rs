@@ -134,6 +134,10 @@ fn count(running: &Running, record: Option<Message>) {
     }
 }
 
+/// The longest time for the last records of connections, once a successor has the guests' rings: it has no uplink until this process
+/// has ended.
+const EXPORTS_TIME_MAX: Duration = Duration::from_millis(20);
+
 /// Waits until the predecessor has stopped its rings, and starts them here. Every port of `running` is prepared. If the
 /// predecessor goes on, this process ends.
 pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
@@ -271,6 +275,7 @@ fn hand_rings_over(
         Some(message) if message.kind == Kind::Leave => {
             put(COUNTERS, &running.dataplane.counters(), &[]);
             record_since(running, since.as_ref());
+            running.end_exports(EXPORTS_TIME_MAX);
             leave()
         }
         Some(message) => {

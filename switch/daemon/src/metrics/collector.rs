@@ -2,8 +2,8 @@
 
 use crosspoint_model::health::Health;
 use crosspoint_model::status::{
-    MirrorStatus, ObjectiveStatus, PortConnections, PortStatus, SflowStatus, ShownState, SloStatus,
-    Status, WorkerStatus,
+    IpfixStatus, MirrorStatus, ObjectiveStatus, PortConnections, PortStatus, SflowStatus,
+    ShownState, SloStatus, Status, WorkerStatus,
 };
 use prometheus::proto::MetricFamily;
 
@@ -16,7 +16,11 @@ use crate::handover;
 use crate::service::{log, sandbox};
 
 /// All families; some may have no samples.
-pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily> {
+pub(super) fn collect(
+    status: &Status,
+    sflow: &SflowStatus,
+    ipfix: &IpfixStatus,
+) -> Vec<MetricFamily> {
     let mut all = switch(status).to_vec();
     all.extend(ports(&status.ports));
     all.extend(properties(&status.ports));
@@ -28,6 +32,7 @@ pub(super) fn collect(status: &Status, sflow: &SflowStatus) -> Vec<MetricFamily>
     all.extend(connections(status));
     all.push(mirrors(&status.mirrors));
     all.extend(self::sflow(sflow));
+    all.extend(self::ipfix(ipfix));
     all.extend(process());
     all
 }
@@ -89,6 +94,31 @@ fn sflow(status: &SflowStatus) -> [MetricFamily; 4] {
         samples,
         one(f::SFLOW_MISSED, status.samples_missed),
         one(f::SFLOW_ERRORS, status.send_errors),
+    ]
+    .map(Samples::finish)
+}
+
+/// The export to a collector of IPFIX.
+fn ipfix(status: &IpfixStatus) -> [MetricFamily; 5] {
+    let one = |family, value: u64| {
+        let mut samples = Samples::of(family);
+        samples.add(&[], value);
+        samples
+    };
+    let mut records = Samples::of(f::IPFIX_RECORDS);
+    records.add(&["begun"], status.begun);
+    records.add(&["updated"], status.updated);
+    records.add(&["ended"], status.ended);
+    records.add(&["denied"], status.denied);
+    let mut lost = Samples::of(f::IPFIX_LOST);
+    lost.add(&["missed"], status.records_missed);
+    lost.add(&["unsent"], status.records_unsent);
+    [
+        one(f::IPFIX_MESSAGES, status.messages),
+        records,
+        lost,
+        one(f::IPFIX_DENIED_UNSENT, status.denied_unsent),
+        one(f::IPFIX_ERRORS, status.send_errors),
     ]
     .map(Samples::finish)
 }

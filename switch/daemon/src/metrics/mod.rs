@@ -95,7 +95,7 @@ impl Exposition {
     /// Reads the source, and returns all metrics as text.
     pub fn render(&self) -> prometheus::Result<String> {
         let status = self.source.status();
-        let mut families = collector::collect(&status, &self.source.sflow());
+        let mut families = collector::collect(&status, &self.source.sflow(), &self.source.ipfix());
         families.retain(|family| !family.get_metric().is_empty());
         families.extend(self.process.gather());
         let mut text = text::Text::after(TextEncoder::new().encode_to_string(&families)?);

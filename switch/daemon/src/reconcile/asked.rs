@@ -15,7 +15,9 @@ use crosspoint_model::request::{
     PortSet, SetAnswer, SetChange,
 };
 use crosspoint_model::rows::{ConnectionTable, GroupTables, MulticastTable, PortRow};
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, SflowStatus, Status};
+use crosspoint_model::status::{
+    DaemonStatus, FdbEntry, FdbMover, IpfixStatus, SflowStatus, Status,
+};
 
 use serde_json::Value;
 
@@ -78,6 +80,10 @@ impl Source for Running {
 
     fn sflow(&self) -> SflowStatus {
         self.sflow.status()
+    }
+
+    fn ipfix(&self) -> IpfixStatus {
+        self.ipfix.status()
     }
 
     fn health(&self) -> Health {

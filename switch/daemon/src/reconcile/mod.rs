@@ -33,6 +33,7 @@ use crosspoint_model::status::DaemonStatus;
 
 use crate::api::Source;
 use crate::dataplane::Dataplane;
+use crate::export::ipfix::IpfixExport;
 use crate::export::sflow::SflowExport;
 use crate::handover;
 use crate::metrics::MetricsServer;
@@ -59,6 +60,7 @@ pub(crate) struct Running {
     /// The cores that the process may use.
     affinity: Vec<usize>,
     sflow: SflowExport,
+    ipfix: IpfixExport,
     /// A reference to itself, for its servers.
     me: Weak<Running>,
     started: Instant,
@@ -107,6 +109,8 @@ struct Changing {
 const METRICS: &str = "the metrics server";
 /// Name of the export to an sFlow collector when it is missing.
 const SFLOW: &str = "the export to the sFlow collector";
+/// The same of IPFIX.
+const IPFIX: &str = "the export to the collector of IPFIX";
 
 /// A folder, and its watch, if the kernel could provide one.
 type Watched = (PathBuf, Option<PortsWatch>);
@@ -132,6 +136,7 @@ impl Running {
             path,
             affinity: affinity.to_owned(),
             sflow: SflowExport::default(),
+            ipfix: IpfixExport::default(),
             me: me.clone(),
             started: Instant::now(),
             about: Mutex::new(about),
@@ -214,7 +219,7 @@ impl Running {
         }
         let served = settings::serve_if_missing(&mut changing, &self.source()?);
         self.note_missing(METRICS, served.err());
-        self.retry_sflow(&changing);
+        self.retry_exports(&changing);
         if !handover::is_taking_over() {
             Self::wait_for_those_there(&self.dataplane, &changing);
         }
@@ -241,7 +246,7 @@ impl Running {
     pub fn retry_missing(&self) {
         let missing = match self.changing.try_lock() {
             Ok(changing) if changing.metrics.is_none() => changing.config.metrics.clone(),
-            Ok(changing) => return self.retry_sflow(&changing),
+            Ok(changing) => return self.retry_exports(&changing),
             Err(_) => return,
         };
         let access = ReadAccess::of(&missing);
@@ -254,13 +259,15 @@ impl Running {
             let served = settings::serve_if_missing(&mut changing, &source);
             self.note_missing(METRICS, served.err());
         }
-        self.retry_sflow(&changing);
+        self.retry_exports(&changing);
     }
 
-    /// Exports samples as configured, if that has not begun.
-    fn retry_sflow(&self, changing: &Changing) {
+    /// Exports samples and connections as configured, if that has not begun.
+    fn retry_exports(&self, changing: &Changing) {
         let set = self.sflow.set(&self.dataplane, &changing.config.sflow);
         self.note_missing(SFLOW, set.err().map(|why| why.to_string()));
+        let set = self.ipfix.set(&self.dataplane, &changing.config.ipfix);
+        self.note_missing(IPFIX, set.err().map(|why| why.to_string()));
     }
 
     /// Records whether `what` is missing; logs it if that is new.
@@ -347,10 +354,16 @@ impl Running {
         failed
     }
 
-    /// Ends the export of samples, and closes all ports and the metrics server.
+    /// Reports the connections that there are to their collector, in this time: a successor counts them anew.
+    pub(crate) fn end_exports(&self, within: Duration) {
+        self.ipfix.stop_within(within);
+    }
+
+    /// Ends the exports, and closes all ports and the metrics server.
     pub fn close(&self) {
-        // First, while there are ports that the last samples are of.
+        // First, while there are ports that the last samples and records are of.
         self.sflow.stop();
+        self.ipfix.stop();
         let mut changing = self.lock();
         drop(changing.metrics.take());
         let all: Vec<String> = changing.ports.keys().cloned().collect();

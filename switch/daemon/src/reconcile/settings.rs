@@ -166,6 +166,11 @@ pub(super) fn apply(
             let set = running.sflow.set(&running.dataplane, &wanted.sflow);
             set.map_err(|why| format!("the thread cannot be started: {why}"))?;
         }
+        key if key.starts_with("ipfix.") => {
+            config.ipfix.clone_from(&wanted.ipfix);
+            let set = running.ipfix.set(&running.dataplane, &wanted.ipfix);
+            set.map_err(|why| format!("the thread cannot be started: {why}"))?;
+        }
         // The timeouts and `on_change` came into use with the groups.
         key if key.starts_with("connections.") => {
             config.connections = Connections {

@@ -241,7 +241,7 @@ fn what_is_no_request_is_answered_with_the_mistake_and_help() {
         let reply: Value = serde_json::from_str(&exchange(&mut client, line)).expect("JSON");
         let error = reply["error"].as_str().expect("an error");
         assert!(error.starts_with("invalid request: "), "{error}");
-        let help = r#"send one line such as {"show":"ports"} (topics are switch, ports, queues, workers, fdb, drops, latency, guests, xdp, mirrors, bridges, bindings, multicast, groups, rules, sets, connections, sflow), {"port":"web-1"}, {"health":{}}, {"plan":{}}, {"reload":{}}, {"port_remove":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
+        let help = r#"send one line such as {"show":"ports"} (topics are switch, ports, queues, workers, fdb, drops, latency, guests, xdp, mirrors, bridges, bindings, multicast, groups, rules, sets, connections, sflow, ipfix), {"port":"web-1"}, {"health":{}}, {"plan":{}}, {"reload":{}}, {"port_remove":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
         assert_eq!(reply["help"], help);
     }
     assert!(exchange(&mut client, b"{\"show\":\"ports\"}\n").starts_with(r#"{"ok":"#));

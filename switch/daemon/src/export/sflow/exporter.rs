@@ -12,6 +12,7 @@ use crosspoint_model::status::{PortStatus, QueueStatus, SflowStatus, ShownState}
 use crosspoint_packet::{DropReason, Side};
 
 use super::super::collector::Collector;
+use super::super::thread::{self, SHORT_PAUSE};
 use super::encode::{Counters, DATAGRAM_LEN_MAX, FlowSample, Header, Output, Samples};
 use super::interfaces::Interfaces;
 use crate::dataplane::Dataplane;
@@ -20,15 +21,13 @@ use crate::dataplane::Dataplane;
 const WAIT: Duration = Duration::from_secs(1);
 /// Samples that one round takes, some 50 datagrams: a collector with a small receive buffer has room for them.
 const ROUND_MAX: usize = 256;
-/// Pause between rounds while more samples wait, in which the collector can read.
-pub(super) const SHORT_PAUSE: Duration = Duration::from_millis(2);
 /// Ports whose counters are sent in one round: no burst of datagrams overfills the send buffer.
 const POLLS_MAX: usize = 64;
 /// Time between two updates of the status.
 const STATUS_AGE: Duration = Duration::from_millis(200);
 
 /// The exporter's state.
-pub(super) struct Exporter<'d> {
+pub(crate) struct Exporter<'d> {
     dataplane: &'d Dataplane,
     began: Instant,
     options: Sflow,
@@ -70,82 +69,12 @@ impl<'d> Exporter<'d> {
         }
     }
 
-    /// Changes the options. Samples of frames that were received until now are sent as before.
-    pub(super) fn set(&mut self, options: Option<(SocketAddr, Sflow)>) {
-        let before = self.target.take();
-        let Some((address, options)) = options else {
-            self.dataplane.set_sampler(None);
-            if let Some(target) = before {
-                self.finish(target);
-            }
-            self.status = SflowStatus {
-                collector: None,
-                agent: None,
-                interfaces: Vec::new(),
-                ..std::mem::take(&mut self.status)
-            };
-            return;
-        };
-        let sampling = (options.sampling, usize::from(options.header_len));
-        let is_same = |target: &Target| {
-            let before = (self.options.sampling, usize::from(self.options.header_len));
-            target.collector.address() == address && before == sampling
-        };
-        let target = match before {
-            Some(target) if is_same(&target) => target,
-            before => {
-                let is_first = before.is_none();
-                if is_first {
-                    self.interfaces.refresh(&self.dataplane.picture().0);
-                    self.interfaces.begin_pools();
-                }
-                let Some(sampler) = self.dataplane.set_sampler(Some(sampling)) else {
-                    return;
-                };
-                if let Some(target) = before {
-                    self.finish(target);
-                }
-                self.interfaces.begin_sampler();
-                Target {
-                    collector: Collector::new(address),
-                    sampler,
-                    polled_at: None,
-                    polled: 0,
-                }
-            }
-        };
-        self.target = Some(target);
-        self.interfaces.choose(&options.ports);
-        self.options = options;
-        self.status_at = None;
-        self.note_status();
-    }
-
-    /// Whether there is nothing to do until the options change.
-    pub(super) fn is_idle(&self) -> bool {
-        self.target.is_none()
-    }
-
     /// Sends all samples of a sampler that no worker uses any more.
     fn finish(&mut self, mut target: Target) {
         while self.take_samples(&mut target) == ROUND_MAX {
             std::thread::sleep(SHORT_PAUSE);
         }
         self.flush(&mut target);
-    }
-
-    /// Takes what is there, and sends what is due. Returns whether more may be there.
-    pub(super) fn round(&mut self) -> bool {
-        let Some(mut target) = self.target.take() else {
-            return false;
-        };
-        let is_full = self.take_samples(&mut target) == ROUND_MAX;
-        self.poll(&mut target);
-        if !self.samples.is_empty() && self.since.elapsed() >= WAIT {
-            self.flush(&mut target);
-        }
-        self.target = Some(target);
-        is_full
     }
 
     /// Encodes the samples that workers have taken. Returns their number.
@@ -262,9 +191,84 @@ impl<'d> Exporter<'d> {
             }
         }
     }
+}
+
+impl thread::Exporter for Exporter<'_> {
+    type Options = (SocketAddr, Sflow);
+    type Status = SflowStatus;
+
+    /// Changes the options. Samples of frames that were received until now are sent as before.
+    fn set(&mut self, options: Option<(SocketAddr, Sflow)>, _within: Duration) {
+        let before = self.target.take();
+        let Some((address, options)) = options else {
+            self.dataplane.set_sampler(None);
+            if let Some(target) = before {
+                self.finish(target);
+            }
+            self.status = SflowStatus {
+                collector: None,
+                agent: None,
+                interfaces: Vec::new(),
+                ..std::mem::take(&mut self.status)
+            };
+            return;
+        };
+        let sampling = (options.sampling, usize::from(options.header_len));
+        let is_same = |target: &Target| {
+            let before = (self.options.sampling, usize::from(self.options.header_len));
+            target.collector.address() == address && before == sampling
+        };
+        let target = match before {
+            Some(target) if is_same(&target) => target,
+            before => {
+                let is_first = before.is_none();
+                if is_first {
+                    self.interfaces.refresh(&self.dataplane.picture().0);
+                    self.interfaces.begin_pools();
+                }
+                let Some(sampler) = self.dataplane.set_sampler(Some(sampling)) else {
+                    return;
+                };
+                if let Some(target) = before {
+                    self.finish(target);
+                }
+                self.interfaces.begin_sampler();
+                Target {
+                    collector: Collector::new(address, None),
+                    sampler,
+                    polled_at: None,
+                    polled: 0,
+                }
+            }
+        };
+        self.target = Some(target);
+        self.interfaces.choose(&options.ports);
+        self.options = options;
+        self.status_at = None;
+        self.note_status();
+    }
+
+    /// Whether there is nothing to do until the options change.
+    fn is_idle(&self) -> bool {
+        self.target.is_none()
+    }
+
+    /// Takes what is there, and sends what is due. Returns whether more may be there.
+    fn round(&mut self) -> bool {
+        let Some(mut target) = self.target.take() else {
+            return false;
+        };
+        let is_full = self.take_samples(&mut target) == ROUND_MAX;
+        self.poll(&mut target);
+        if !self.samples.is_empty() && self.since.elapsed() >= WAIT {
+            self.flush(&mut target);
+        }
+        self.target = Some(target);
+        is_full
+    }
 
     /// Brings the status up to date if it is old. Returns whether it was.
-    pub(super) fn note_status(&mut self) -> bool {
+    fn note_status(&mut self) -> bool {
         let Some(target) = &mut self.target else {
             return false;
         };
@@ -285,7 +289,7 @@ impl<'d> Exporter<'d> {
     }
 
     /// The status, as of the last round.
-    pub(super) fn status(&self) -> SflowStatus {
+    fn status(&self) -> SflowStatus {
         SflowStatus {
             samples_missed: self.interfaces.missed(),
             ..self.status.clone()
