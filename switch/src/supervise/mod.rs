@@ -78,9 +78,10 @@ impl Supervise {
     }
 }
 
-/// Prints a line of the supervisor's own.
+/// Prints a line of the supervisor's own. A log that takes nothing, as on a full disk, must not end it: `eprintln!` would panic.
 fn say(text: &str) {
-    eprintln!("supervisor: {text}");
+    let line = format!("supervisor: {text}\n");
+    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
 }
 
 /// Flags that signals set, and what they make readable.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 
+use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    Exchange, Host, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, connect_pair,
-    connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
+    Exchange, Host, Lab, Ledger, LinuxGuest, Process, Switch, Testpmd, TestpmdPort, binary,
+    connect_pair, connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
 /// Ends the process that serves the ports, and waits for the next one.
@@ -180,6 +181,64 @@ fn connections_of_security_groups_go_on_after_an_upgrade_and_a_crash() {
         assert_eq!(server.send(0, &[&other]).expect("a ring"), 1);
         assert!(!arrives(client, &other), "{number}");
     }
+}
+
+/// What a front end has negotiated holds after an upgrade and a crash: its messages are acknowledged, a migration can begin, and
+/// its device be reset.
+#[test]
+fn a_front_end_goes_on_with_what_it_has_negotiated() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+    let mut options = GuestOptions::default();
+    options.protocol_features |= protocol::LOG_SHMFD | protocol::RESET_DEVICE | protocol::STATUS;
+    let mut pair = connect_pair(&lab, &switch, ["g0", "g1"], &options);
+    for life in 0..4 {
+        let [a, b] = &mut pair;
+        ping_pong(a, b, 10 * life);
+        match life % 2 {
+            0 => drop(must_upgrade(&switch)),
+            _ => kill_switch(&switch),
+        }
+        for guest in [&mut *a, &mut *b] {
+            guest.stop().expect("rings stop");
+            guest.restart().expect("each message is acknowledged");
+            guest.start_dirty_log().expect("a migration begins");
+        }
+        ping_pong(a, b, 10 * life + 1);
+        for guest in [&mut *a, &mut *b] {
+            guest.stop_dirty_log().expect("a migration ends");
+            guest.reset_device().expect("the device is reset");
+            guest.restart().expect("and starts again");
+        }
+        ping_pong(a, b, 10 * life + 2);
+    }
+    assert_eq!(connections(&switch, "g0"), 1, "{}", switch.log());
+}
+
+/// As on a full disk.
+#[test]
+fn a_log_that_takes_nothing_does_not_end_the_supervisor() {
+    let lab = Lab::new(s(60));
+    let (file, socket) = (lab.dir().join("full.toml"), lab.socket("supervisor"));
+    let control = lab.socket("control");
+    let text = format!(
+        "version = 1\n[workers]\ncores = [1]\n[metrics]\nlisten = \"off\"\n[control]\nsocket = {control:?}\n{}",
+        guest(&lab, "g0")
+    );
+    fs::write(&file, text).expect("a configuration");
+    let line = r#"exec "$0" supervise --config "$1" --supervisor-socket "$2" 2> /dev/full"#;
+    let mut command = lab.command("sh");
+    command.args(["-c", line, binary()]).args([&file, &socket]);
+    let mut supervisor = Process::start(lab.dir(), "supervisor", &command);
+    for _ in 0..2 {
+        wait_until("an upgrade", s(10), || {
+            let words = ["upgrade", "--supervisor-socket"];
+            let socket = socket.to_str().expect("a plain path");
+            let upgraded = Switch::command(&lab, &[&words[..], &[socket]].concat());
+            upgraded.0.success().then_some(())
+        });
+    }
+    assert_eq!(supervisor.ended(), None);
 }
 
 /// All guests of a large host go on, each with all its queues.

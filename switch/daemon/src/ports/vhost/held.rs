@@ -1,12 +1,19 @@
 //! A guest port while its session goes from one process of the switch to another.
 
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crosspoint_engine::stream::Stream;
+use rustix::io::{DupFlags, dup3};
+use vhost::vhost_user::BackendReqHandler;
 
-use super::VhostPort;
 use super::device::{Device, Positions, Session, record_name};
+use super::handler::Handler;
+use super::{VhostPort, wire};
 use crate::handover::{self, Descriptors};
 
 impl VhostPort {
@@ -96,4 +103,35 @@ fn disconnect_later(port: &str, why: &str, connection: Option<UnixStream>) {
         "its front end is disconnected, since its session cannot be taken over: {why}"
     );
     handover::disconnect_later(record_name(port), connection);
+}
+
+/// The `vhost` crate's end of `connection`, a socket of its own for the same connection.
+///
+/// The crate notes what was negotiated, refuses what was not, and acknowledges only if that was. The front end says it once. So
+/// for an adopted session the crate first hears on another socket what the predecessor has heard.
+pub(super) fn crates_end(
+    connection: UnixStream,
+    handler: &Arc<Handler>,
+    is_adopted: bool,
+) -> io::Result<BackendReqHandler<Handler>> {
+    let negotiated = handler.device().protocol_features;
+    if !is_adopted || negotiated == 0 {
+        return Ok(BackendReqHandler::from_stream(connection, handler.clone()));
+    }
+    let (socket, mut said) = UnixStream::pair()?;
+    let number = socket.as_raw_fd();
+    let mut crates = BackendReqHandler::from_stream(socket, handler.clone());
+    let value = negotiated.to_ne_bytes();
+    for (request, payload) in [
+        (wire::GET_FEATURES, &[][..]),
+        (wire::SET_PROTOCOL_FEATURES, &value),
+    ] {
+        said.write_all(&wire::message(request, payload))?;
+        crates.handle_request().map_err(io::Error::other)?;
+    }
+    // SAFETY: `crates` owns the open descriptor `number` beyond this block, and is not used in it. This second owner is never
+    // dropped, and what it does leaves the number open.
+    let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+    dup3(&connection, &mut place, DupFlags::CLOEXEC)?;
+    Ok(crates)
 }

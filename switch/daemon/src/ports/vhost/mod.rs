@@ -33,7 +33,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::thread::{Pid, gettid};
 use thiserror::Error;
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+use vhost::vhost_user::Error as VhostError;
 
 use crate::dataplane::caller::{END_PAUSE, END_TIME_MAX};
 use crate::dataplane::{Attachment, Dataplane};
@@ -523,7 +523,8 @@ fn converse(
 ) -> Result<(), String> {
     let clone = |c: &UnixStream| c.try_clone().map_err(|e| e.to_string());
     *shared.connection() = Some(clone(&connection)?);
-    let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
+    let crates = held::crates_end(clone(&connection)?, handler, has_spoken);
+    let mut crates = crates.map_err(|e| e.to_string())?;
     let attachment = handler.device().attachment.clone();
     let current = (&connection, attachment.link.changed());
     while !shared.stopping() {

@@ -33,6 +33,10 @@ pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
 pub(super) const SET_VRING_ENABLE: u32 = 18;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SEND_RARP: u32 = 19;
+/// A request that the `vhost` crate handles.
+pub(super) const GET_FEATURES: u32 = 1;
+/// See [`GET_FEATURES`].
+pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
 /// See [`SET_MEM_TABLE`].
 pub(super) const NET_SET_MTU: u32 = 20;
 /// See [`SET_MEM_TABLE`].
@@ -239,12 +243,18 @@ pub(super) fn acknowledge(socket: &UnixStream, header: Header, ok: bool) -> io::
 
 /// Replies to a message with 64 bits.
 pub(super) fn reply(socket: &UnixStream, header: Header, value: u64) -> io::Result<()> {
-    let mut reply = Vec::with_capacity(HEADER_LEN + 8);
-    reply.extend(header.request.to_ne_bytes());
-    reply.extend((VERSION | FLAG_REPLY).to_ne_bytes());
-    reply.extend(8u32.to_ne_bytes());
-    reply.extend(value.to_ne_bytes());
+    let reply = encode(header.request, VERSION | FLAG_REPLY, &value.to_ne_bytes());
     (&*socket).write_all(&reply)
+}
+
+/// A front end's message, as bytes.
+pub(super) fn message(request: u32, payload: &[u8]) -> Vec<u8> {
+    encode(request, VERSION, payload)
+}
+
+fn encode(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let words = [request, flags, payload.len() as u32];
+    [&words.map(u32::to_ne_bytes).concat(), payload].concat()
 }
 
 /// Whether a descriptor can be the channel for a back end's requests: a stream socket between processes of this host. To send
