@@ -245,13 +245,20 @@ impl Process {
                 Ok(Some(message))
                     if message.kind == Kind::Record && LAST.contains(&&*message.name) =>
                 {
-                    last.push(message);
+                    keep_newest(&mut last, message);
                 }
                 Ok(Some(message)) => closer.close(message),
                 Ok(None) | Err(_) => return last,
             }
         }
     }
+}
+
+/// Adds a record in place of an older one of its name. A process records its counters each second too, so they may come twice, and
+/// the successor would count both.
+fn keep_newest(records: &mut Vec<Message>, new: Message) {
+    records.retain(|old| old.name != new.name);
+    records.push(new);
 }
 
 /// How far an upgrade has come.
@@ -262,4 +269,29 @@ struct Attempt {
     was_started: bool,
     /// Whether the successor is the current process.
     is_done: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_come_twice_are_handed_on_once() {
+        let record = |name: &str, body: &[u8]| Message {
+            kind: Kind::Record,
+            name: name.to_owned(),
+            body: body.to_vec(),
+            fds: Vec::new(),
+        };
+        let mut last = Vec::new();
+        for (name, body) in [
+            ("counters", "1"),
+            ("connections-since", "2"),
+            ("counters", "3"),
+        ] {
+            keep_newest(&mut last, record(name, body.as_bytes()));
+        }
+        let bodies: Vec<&[u8]> = last.iter().map(|record| &*record.body).collect();
+        assert_eq!(bodies, [b"2", b"3"]);
+    }
 }
