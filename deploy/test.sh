@@ -4,7 +4,7 @@
 #
 #   unit   builds everything, and runs every test except those of e2e; root, since some load XDP programs
 #   deploy the files in deploy/ for operators, against a running daemon: deploy/check.sh
-#   e2e    the daemon with network namespaces, DPDK, User-Mode Linux and QEMU guests; uses cores 0 and 1. A test that fails is run a second
+#   e2e    the daemon with network namespaces, DPDK, User-Mode Linux and QEMU guests, and a minute of `crosspoint-bench soak`; uses cores 0 and 1. A test that fails is run a second
 #          time, and is listed at the end if it then passes: on a busy machine a guest may once be too slow
 #   lint   rustfmt; clippy, with warnings as errors; shellcheck
 #   loom   the lock-free parts under every interleaving, within bounds
@@ -27,7 +27,7 @@ export HOME=${HOME:-/root}
 # Snapshots are compared, never written.
 export INSTA_UPDATE=no
 
-E2E='package(crosspoint) & binary(e2e)'
+E2E='(package(crosspoint) & binary(e2e) | package(crosspoint-bench) & binary(soak))'
 IMAGE=${CROSSPOINT_GUEST_IMAGE:-/var/cache/crosspoint/guest}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 AHEAD=''

@@ -25,7 +25,7 @@ mod trials;
 
 use clap::{Parser, Subcommand};
 use scenarios::suite_options::SuiteOptions;
-use scenarios::{churn, compare, fairness, feature_filter, idle, lines, nic, scrape, suite};
+use scenarios::{churn, compare, fairness, feature_filter, idle, lines, nic, scrape, soak, suite};
 use std::process::ExitCode;
 
 /// Measures crosspoint, and other switches beside it.
@@ -58,6 +58,8 @@ enum Command {
     Lines(Box<lines::LinesOptions>),
     /// How long a scrape of a thousand queues takes, and whether workers notice
     Scrape(scrape::ScrapeOptions),
+    /// All that can happen to a switch, in random order, for as long as one likes; ends with what guests noticed
+    Soak(Box<soak::SoakOptions>),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Mask(options) => feature_filter::run(&options),
         Command::Lines(options) => lines::run(&options),
         Command::Scrape(options) => scrape::run(&options),
+        Command::Soak(options) => soak::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@
 //! | [`fairness`] | `fairness`: how much hostile guests take from other guests of their worker |
 //! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
 //! | [`scrape`] | `scrape`: how long a scrape takes |
+//! | [`soak`] | `soak`: all that can happen, in random order, for as long as one likes |
 //! | [`feature_filter`] | `mask`: hides features between a vhost-user front end and a back end |
 
 pub mod churn;
@@ -20,5 +21,6 @@ pub mod idle;
 pub mod lines;
 pub mod nic;
 pub mod scrape;
+pub mod soak;
 pub mod suite;
 pub mod suite_options;
