@@ -77,16 +77,8 @@ struct Row {
     repeated: u64,
 }
 
-/// What a flow's guest and its port have counted, when nothing is in flight.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    sent: u64,
-    arrived: u64,
-    repeated: u64,
-    /// By the switch.
-    received: u64,
-    dropped: u64,
-}
+/// What a station has sent, and its peer received; frames that came again; what the switch has received from it, and dropped.
+type Counts = [u64; 5];
 
 struct Soak<'a> {
     stage: &'a mut Stage,
@@ -106,14 +98,10 @@ pub fn run(options: &SoakOptions) -> Result<(), BenchError> {
     let is_chosen = |what: &Disturbance| {
         what.name.contains(&options.only) && (options.clock != 0 || what.name != "clock steps")
     };
-    let chosen: Vec<usize> = (0..TABLE.len())
-        .filter(|number| is_chosen(&TABLE[*number]))
-        .collect();
-    if time.is_zero()
-        || chosen
-            .iter()
-            .all(|number| TABLE[*number].cost == Cost::Crash)
-    {
+    let chosen = (0..TABLE.len()).filter(|number| is_chosen(&TABLE[*number]));
+    let chosen: Vec<usize> = chosen.collect();
+    let is_crash = |number: &usize| TABLE[*number].cost == Cost::Crash;
+    if time.is_zero() || chosen.iter().all(is_crash) {
         return usage("--hours or --minutes; and --only must leave something that is no crash");
     }
     interrupt::catch()?;
@@ -179,10 +167,8 @@ impl Soak<'_> {
         }
         self.stage.world.traffic.begin(what.cost == Cost::Crash);
         if let Err(why) = (what.run)(self.stage) {
-            self.stage
-                .world
-                .traffic
-                .fault(format!("{}: {why}", what.name));
+            let fault = format!("{}: {why}", what.name);
+            self.stage.world.traffic.fault(fault);
             self.stage.recover();
         }
         self.settle(what.expected)?;
@@ -190,13 +176,8 @@ impl Soak<'_> {
         let others = others(what).map(|station| &state.flows[station]);
         let gap = others.map(traffic::Flow::gap).max().unwrap_or_default();
         drop(state);
-        if gap
-            > if what.cost == Cost::Free {
-                GAP_MAX
-            } else {
-                GAP_MAX_CRASH
-            }
-        {
+        let is_free = what.cost == Cost::Free;
+        if gap > [GAP_MAX_CRASH, GAP_MAX][usize::from(is_free)] {
             let fault = format!("{}: others have a gap of {gap:?}", what.name);
             self.stage.world.traffic.fault(fault);
         }
@@ -208,26 +189,25 @@ impl Soak<'_> {
     /// Waits until all flows go on, and reads the log.
     fn settle(&mut self, expected: &[&str]) -> Result<(), BenchError> {
         let world = &mut self.stage.world;
-        let arrived = || -> Vec<u64> {
+        let arrived = || {
             world
                 .traffic
                 .state()
                 .flows
                 .iter()
                 .map(|flow| flow.arrived)
-                .collect()
+                .collect::<Vec<_>>()
         };
         let before = arrived();
-        let goes_on = |flow: usize, now: &[u64]| now[flow] > before[flow];
-        let all = |now: Vec<u64>| (0..now.len()).all(|flow| goes_on(flow, &now)).then_some(());
-        if wait_until(RESUME_MAX, || Ok(all(arrived())))?.is_none() {
+        let still = || {
             let now = arrived();
-            let still: Vec<usize> = (0..now.len())
-                .filter(|flow| !goes_on(*flow, &now))
-                .collect();
-            world.traffic.fault(format!(
-                "flows {still:?} do not go on within {RESUME_MAX:?}"
-            ));
+            (0..SENDERS)
+                .filter(|from| now[*from] == before[*from])
+                .collect::<Vec<_>>()
+        };
+        if wait_until(RESUME_MAX, || Ok(still().is_empty().then_some(())))?.is_none() {
+            let what = format!("stations {:?} are not heard for {RESUME_MAX:?}", still());
+            world.traffic.fault(what);
         }
         let path = world.dir.join("log");
         let all = std::fs::read(&path).unwrap_or_default();
@@ -250,7 +230,7 @@ impl Soak<'_> {
             None => Ok(()),
             Some(status) => Err(BenchError::backend(
                 "supervisor",
-                format!("{status}\n{text}"),
+                status.to_string() + &text,
             )),
         }
     }
@@ -264,24 +244,19 @@ impl Soak<'_> {
         row.times += 1;
         let mut faults = Vec::new();
         for station in others(what) {
-            let (then, now, name) = (before[station], self.counts[station], PORTS[station]);
-            let sent = now.sent - then.sent;
-            let lost = sent.saturating_sub(now.arrived - then.arrived);
-            row.lost += lost;
-            row.repeated += now.repeated - then.repeated;
+            let (name, now, then) = (PORTS[station], self.counts[station], before[station]);
+            let since = |what: usize| now[what].wrapping_sub(then[what]);
+            let [sent, arrived, repeated, received, dropped] = [0, 1, 2, 3, 4].map(since);
+            let lost = sent.saturating_sub(arrived);
+            (row.lost, row.repeated) = (row.lost + lost, row.repeated + repeated);
             // On the wire frames are lost to the kernel; after a crash counters are those of a second before.
             let is_exact = !name.starts_with('w') && what.cost != Cost::Crash;
-            let [received, dropped] = [
-                now.received.wrapping_sub(then.received),
-                now.dropped.wrapping_sub(then.dropped),
-            ];
             if is_exact && (received != sent || dropped < lost) {
-                faults.push(format!("{}: {name} sent {sent} of which {lost} are lost, the switch received {received} and dropped {dropped}", what.name));
+                faults.push(format!("{}: {name} sent {sent} and lost {lost}, the switch received {received} and dropped {dropped}", what.name));
             }
         }
-        faults
-            .into_iter()
-            .for_each(|fault| self.stage.world.traffic.fault(fault));
+        let traffic = &self.stage.world.traffic;
+        faults.into_iter().for_each(|fault| traffic.fault(fault));
     }
 
     /// Stops the traffic, and counts when the ledger balances and nothing is in flight.
@@ -309,19 +284,7 @@ impl Soak<'_> {
                 let flows = state.flows.iter().zip(PORTS);
                 let counts = flows.map(|(flow, port)| {
                     let [received, dropped] = counted(&text, port);
-                    let traffic::Flow {
-                        sent,
-                        arrived,
-                        repeated,
-                        ..
-                    } = *flow;
-                    Counts {
-                        sent,
-                        arrived,
-                        repeated,
-                        received,
-                        dropped,
-                    }
+                    [flow.sent, flow.arrived, flow.repeated, received, dropped]
                 });
                 return counts.collect();
             }
@@ -359,27 +322,17 @@ impl Soak<'_> {
         let state = traffic.state();
         let sum = |of: fn(&traffic::Flow) -> u64| state.flows.iter().map(of).sum::<u64>();
         let us = |part: f64| state.latency_ns.value_at_quantile(part) / 1000;
-        println!(
-            "{} frames sent, {} arrived; latency in us: p50 {}, p99 {}, p99.9 {}, max {}",
-            sum(|flow| flow.sent),
-            sum(|flow| flow.arrived),
-            us(0.5),
-            us(0.99),
-            us(0.999),
-            us(1.0)
-        );
+        let (sent, arrived) = (sum(|flow| flow.sent), sum(|flow| flow.arrived));
+        let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(us);
+        println!("{sent} frames sent, {arrived} arrived");
+        println!("latency in us: p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}");
+        state
+            .faults
+            .iter()
+            .for_each(|fault| println!("fault: {fault}"));
         match state.faults.len() {
             0 => println!("no promise was broken"),
-            count => {
-                state
-                    .faults
-                    .iter()
-                    .for_each(|fault| println!("fault: {fault}"));
-                return Err(BenchError::backend(
-                    "crosspoint",
-                    format!("{count} promises broken"),
-                ));
-            }
+            count => return Err(BenchError::Usage(format!("{count} promises were broken"))),
         }
         Ok(())
     }
