@@ -8,14 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Begin, Kind, Link, LinkError, SUPERVISED, Store};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// How long a killed process may take to end.
 const KILL_TIME_MAX: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
+const THREAD_STACK: usize = 32 << 10;
 
 /// A program that can be started.
 #[derive(Clone)]
@@ -161,10 +163,49 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// A killed process may take its time to end, and must not stay as a zombie after that.
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let (Some(pid), Ok(None)) = (pid, self.child.try_wait()) {
+            let thread = Builder::new().name("cp-reap".to_owned());
+            let reap = move || {
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            };
+            let _ = thread.stack_size(THREAD_STACK).spawn(reap);
+        }
+    }
+}
+
 /// What is known of a process.
 pub(super) enum End {
     /// It runs.
     Runs,
     /// It has ended, with this status if it is known.
     Ended(Option<ExitStatus>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ends_late_leaves_no_zombie() {
+        let child = Command::new("sleep").arg("0.2").spawn().expect("it starts");
+        let entry = format!("/proc/{}", child.id());
+        drop(Process {
+            child,
+            link: Link::pair().expect("a pair").0,
+            file: None,
+            is_ready: true,
+            heartbeat_at: Instant::now(),
+            is_killed: true,
+        });
+        assert!(fs::exists(&entry).expect("/proc"), "it runs on");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::exists(&entry).expect("/proc") {
+            assert!(Instant::now() < deadline, "{entry} is a zombie");
+            std::thread::sleep(PAUSE);
+        }
+    }
 }

@@ -296,7 +296,13 @@ impl Soak<'_> {
     fn usage(&self) -> Option<[[u64; 3]; 2]> {
         let world = &self.stage.world;
         let only = || Ok(<[u32; 1]>::try_from(world.children()).ok());
-        let [switch] = wait_until(RESUME_MAX, only).ok()??;
+        let Ok(Some([switch])) = wait_until(RESUME_MAX, only) else {
+            let left = world.children();
+            world
+                .traffic
+                .fault(format!("processes of the switch: {left:?}"));
+            return None;
+        };
         Some([switch, world.supervisor.id()].map(world::usage))
     }
 
