@@ -74,7 +74,7 @@ pub(super) fn share_out(
     // The owner that each other worker hands frames to.
     let owner_of = |worker: usize| owners.get(worker % owners.len().max(1)).copied();
     let others: Vec<usize> = (0..workers).filter(|w| own[*w].is_none()).collect();
-    for worker in 0..workers {
+    for (worker, update) in updates.iter_mut().enumerate() {
         let owner = owner_of(worker).filter(|_| others.contains(&worker));
         let way = owner.and_then(|owner| {
             let count = others.iter().filter(|w| owner_of(**w) == Some(owner));
@@ -82,7 +82,7 @@ pub(super) fn share_out(
             let waker = links[owner].waker.clone();
             Some(Box::new(NicTx::Remote(handoff, waker)))
         });
-        updates[worker].nics.push((number, way));
+        update.nics.push((number, way));
     }
     // Last, since all of an owner's handoffs must be made before its queue is given to it.
     for (worker, tx) in own.into_iter().enumerate() {
