@@ -290,10 +290,16 @@ fn map(
     }
     // SAFETY: as above.
     if unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) }.is_err() {
-        // Before Linux 5.14.
+        // Before Linux 5.14. Of a file, which another process may be writing to, a page is only read: that is enough.
         for at in (0..len).step_by(FRAME_SIZE as usize) {
-            // SAFETY: within our own mapping, which no other code knows yet.
-            unsafe { populate(base.cast::<u8>().add(at)) };
+            // SAFETY: within our own mapping; one that is written to is known to no other code yet.
+            unsafe {
+                let at = base.cast::<u8>().add(at);
+                match file {
+                    Some(_) => drop(at.read_volatile()),
+                    None => at.write_volatile(0),
+                }
+            };
         }
     }
     if pages == Pages::Transparent && file.is_some() {
@@ -328,17 +334,6 @@ fn map_file(len: usize, file: BorrowedFd<'_>) -> io::Result<*mut core::ffi::c_vo
         let _ = unsafe { rustix::mm::munmap(at, len) };
     }
     Ok(mapped?)
-}
-
-/// Writes what is there.
-///
-/// # Safety
-///
-/// The byte at `at` is mapped.
-#[cfg(not(feature = "xsk-rs"))]
-unsafe fn populate(at: *mut u8) {
-    // SAFETY: as the caller promises.
-    unsafe { at.write_volatile(at.read_volatile()) };
 }
 
 /// Asks for pages of memory node `node`: mbind(2), MPOL_PREFERRED.

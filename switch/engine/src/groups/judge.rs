@@ -14,21 +14,6 @@ use crate::groups::recent::{By, Stamp};
 use crate::groups::rules::{Direction, Question};
 use crate::groups::state::{Entry, Phase, State};
 
-/// What groups decide on a packet, and by what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Judgement {
-    /// It passes without a rule.
-    Exempt,
-    /// It belongs to a connection in this phase, and passes.
-    Connection(Phase),
-    /// It follows the first fragment of its datagram, and passes.
-    Fragment,
-    /// This rule of the port's list allows it, and no earlier one.
-    Rule(usize),
-    /// It is dropped.
-    Denied(DropReason),
-}
-
 /// What decides: the guest's rules, the connections, and the direction of the packets.
 #[derive(Clone, Copy)]
 pub(super) struct Judge<'v> {
@@ -52,9 +37,9 @@ pub(super) enum Passed {
 /// A packet's connection: its key, whether the packet comes from its lower end, and where it may be in the table.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Address {
-    key: Key,
-    place: Place,
-    is_from_low: bool,
+    pub(super) key: Key,
+    pub(super) place: Place,
+    pub(super) is_from_low: bool,
 }
 
 impl Judge<'_> {
@@ -200,7 +185,7 @@ impl Judge<'_> {
         }
     }
 
-    fn denied(&self) -> DropReason {
+    pub(super) fn denied(&self) -> DropReason {
         match self.direction {
             Direction::In => DropReason::GroupDeniedIn,
             Direction::Out => DropReason::GroupDeniedOut,
@@ -217,7 +202,7 @@ impl Judge<'_> {
 
     /// Returns when a connection begins, cycles, if a limit has to know it and has room for it.
     #[inline(always)]
-    fn time_to_begin(&self) -> Result<Option<u64>, DropReason> {
+    pub(super) fn time_to_begin(&self) -> Result<Option<u64>, DropReason> {
         let rate = self.policy.zone.rate();
         if !rate.is_limited() {
             return Ok(None);
@@ -229,7 +214,7 @@ impl Judge<'_> {
         }
     }
 
-    fn over_rate(&self) -> DropReason {
+    pub(super) fn over_rate(&self) -> DropReason {
         match self.direction {
             Direction::In => DropReason::ConnectionRateIn,
             Direction::Out => DropReason::ConnectionRateOut,
@@ -329,7 +314,7 @@ impl Judge<'_> {
 
     /// Whether the rules of now allow the first packet of the connection that `flow` is a packet of. That packet's MAC address
     /// and flags are not known any more: the other side's address is taken as it is in `flow`, and flags are not compared.
-    fn is_still_allowed(&self, entry: &Entry, flow: &Flow, address: &Address) -> bool {
+    pub(super) fn is_still_allowed(&self, entry: &Entry, flow: &Flow, address: &Address) -> bool {
         let low = address.key.ends();
         let ends = match entry.is_low_originator {
             true => low,
@@ -371,74 +356,7 @@ impl Judge<'_> {
         Err(self.denied())
     }
 
-    /// Returns what would be decided on a packet now. Nothing is counted, and no connection begins or changes.
-    pub(super) fn explain(&self, packet: &Packet) -> Judgement {
-        let flow = match packet {
-            Packet::Exempt => return Judgement::Exempt,
-            Packet::Link(frame) => {
-                return match self.policy.rules.allows_link(self.direction, frame) {
-                    Some(rule) => Judgement::Rule(rule),
-                    None => Judgement::Denied(self.denied()),
-                };
-            }
-            Packet::Other => return Judgement::Denied(self.denied()),
-            Packet::Later(fragments) => {
-                return match self.decide_later(fragments) {
-                    Ok(()) => Judgement::Fragment,
-                    Err(reason) => Judgement::Denied(reason),
-                };
-            }
-            Packet::Dhcp { to_server, .. } if *to_server == (self.direction == Direction::Out) => {
-                return Judgement::Exempt;
-            }
-            Packet::Error { about, own, .. } if about.ends.destination == own.ends.destination => {
-                match self.phase_of(about) {
-                    Some(phase) if phase != Phase::Revoked => return Judgement::Connection(phase),
-                    _ => own,
-                }
-            }
-            Packet::Error { own: flow, .. } | Packet::Dhcp { flow, .. } | Packet::Flow(flow, _) => {
-                flow
-            }
-        };
-        let phase = self.phase_of(flow).filter(|_| flow.is_tracked);
-        match phase {
-            Some(Phase::Revoked) => return Judgement::Denied(self.denied()),
-            Some(phase) => return Judgement::Connection(phase),
-            None => {}
-        }
-        match self.policy.rules.allows(&self.question(flow)) {
-            Some(rule) => self.explain_begin(rule, flow),
-            None => Judgement::Denied(self.denied()),
-        }
-    }
-
-    /// The same for a packet that a rule allows, and that may begin a connection.
-    fn explain_begin(&self, rule: usize, flow: &Flow) -> Judgement {
-        let begins = flow.is_tracked && flow.begins && self.policy.rules.is_stateful(rule);
-        let begins = begins && Phase::first(flow.protocol, flow.flags) != Phase::Closed;
-        match self.time_to_begin() {
-            Err(reason) if begins => Judgement::Denied(reason),
-            _ => Judgement::Rule(rule),
-        }
-    }
-
-    /// The phase of a packet's connection, as this packet would find it; `None` if the packet begins another one.
-    fn phase_of(&self, flow: &Flow) -> Option<Phase> {
-        let address = self.address(flow);
-        let entry = self.connections.find(&address.key, &address.place)?.entry;
-        let is_stale = entry.generation != self.policy.generation && !self.policy.keeps;
-        let phase = match is_stale && !self.is_still_allowed(&entry, flow, &address) {
-            true => Phase::Revoked,
-            false => entry.phase,
-        };
-        let is_original = address.is_from_low == entry.is_low_originator;
-        let is_other =
-            phase.is_begun_again(flow.flags) || phase.is_syn_of_responder(is_original, flow.flags);
-        (!is_other).then_some(phase)
-    }
-
-    fn question(&self, flow: &Flow) -> Question {
+    pub(super) fn question(&self, flow: &Flow) -> Question {
         let remote = match self.direction {
             Direction::Out => flow.ends.destination,
             Direction::In => flow.ends.source,
@@ -602,7 +520,7 @@ impl Judge<'_> {
     /// A fragment that is not the first passes if the first one has.
     #[cold]
     #[inline(never)]
-    fn decide_later(&self, fragments: &Fragments) -> Result<(), DropReason> {
+    pub(super) fn decide_later(&self, fragments: &Fragments) -> Result<(), DropReason> {
         let key = fragments.key(self.policy.zone.id());
         let found = self.connections.find(&key, &self.connections.place(&key));
         match (found, self.direction) {

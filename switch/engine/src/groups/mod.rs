@@ -26,6 +26,8 @@ pub mod timeouts;
 pub mod zone;
 
 #[cfg(not(loom))]
+mod explain;
+#[cfg(not(loom))]
 mod judge;
 #[cfg(not(loom))]
 mod packet;
@@ -39,10 +41,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use accounting::{Accounting, AccountingOptions, Counts, FlowEnd, FlowEvent, FlowRecord};
 pub use connections::{Connection, Connections, Swept};
+#[cfg(not(loom))]
+pub use explain::Judgement;
 pub use export::Exported;
 pub use generations::GENERATIONS_MAX;
-#[cfg(not(loom))]
-pub use judge::Judgement;
 pub use links::{LinkParts, TcpFlags};
 pub use rules::{Direction, Rule, RuleTable, TooComplex};
 pub use state::Phase as ConnectionState;
