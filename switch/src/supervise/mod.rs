@@ -78,10 +78,15 @@ impl Supervise {
     }
 }
 
-/// Prints a line of the supervisor's own. A log that takes nothing, as on a full disk, must not end it: `eprintln!` would panic.
+/// Prints a line of the supervisor's own, unless the log takes none: on a full disk `eprintln!` would end the supervisor, and a
+/// reader of the log that stands still would hold it up.
 fn say(text: &str) {
-    let line = format!("supervisor: {text}\n");
-    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+    let (line, mut log) = (format!("supervisor: {text}\n"), io::stderr());
+    let mut polled = [PollFd::new(&log, PollFlags::OUT)];
+    // A pipe or socket that is ready has room for a line.
+    if poll(&mut polled, Some(&Timespec::default())) == Ok(1) {
+        let _ = io::Write::write_all(&mut log, line.as_bytes());
+    }
 }
 
 /// Flags that signals set, and what they make readable.

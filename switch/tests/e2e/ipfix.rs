@@ -156,21 +156,27 @@ fn turn_off(switch: &Switch<'_>) {
     });
 }
 
-#[test]
-fn nfcapd_has_each_packet_and_octet_of_every_connection() {
-    let lab = Lab::new(s(90));
-    let collector = nfcapd(&lab);
-    let client = guest(&lab, "a") + "groups = [\"client\"]\n";
+/// A switch that exports, a guest with a group, and another one.
+fn start(lab: &Lab) -> (Switch<'_>, [Guest; 2]) {
+    let client = guest(lab, "a") + "groups = [\"client\"]\n";
     let ports = [
         SECTION.to_owned(),
         REST.to_owned(),
         client,
-        guest(&lab, "b"),
+        guest(lab, "b"),
         GROUP.to_owned(),
     ];
-    let switch = Switch::start(&lab, &[1], &ports);
-    let (mut a, mut b) = (lab.connect("a"), lab.connect("b"));
+    let switch = Switch::start(lab, &[1], &ports);
+    let guests = ["a", "b"].map(|name| lab.connect(name));
     switch.wait_up(&["a", "b"]);
+    (switch, guests)
+}
+
+#[test]
+fn nfcapd_has_each_packet_and_octet_of_every_connection() {
+    let lab = Lab::new(s(90));
+    let collector = nfcapd(&lab);
+    let (switch, [mut a, mut b]) = start(&lab);
     // The thread of the export may be later than the switch.
     wait_until("the export", s(10), || {
         let status = switch.show_json("ipfix");
@@ -239,17 +245,7 @@ fn nfcapd_has_each_packet_and_octet_of_every_connection() {
 #[test]
 fn a_collector_that_is_gone_costs_records_and_no_frame() {
     let lab = Lab::new(s(60));
-    let client = guest(&lab, "a") + "groups = [\"client\"]\n";
-    let ports = [
-        SECTION.to_owned(),
-        REST.to_owned(),
-        client,
-        guest(&lab, "b"),
-        GROUP.to_owned(),
-    ];
-    let switch = Switch::start(&lab, &[1], &ports);
-    let (mut a, mut b) = (lab.connect("a"), lab.connect("b"));
-    switch.wait_up(&["a", "b"]);
+    let (switch, [mut a, mut b]) = start(&lab);
     let mut flow = 1;
     let status = wait_until("errors", s(30), || {
         talk((&mut a, &mut b), flow, &mut Totals::default());

@@ -1,6 +1,7 @@
 //! Upgrades and crashes of the switch under a supervisor: guests and their front ends see neither.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use crosspoint_guest::message::protocol;
@@ -217,9 +218,8 @@ fn a_front_end_goes_on_with_what_it_has_negotiated() {
     assert_eq!(connections(&switch, "g0"), 1, "{}", switch.log());
 }
 
-/// As on a full disk.
-#[test]
-fn a_log_that_takes_nothing_does_not_end_the_supervisor() {
+/// Upgrades a switch whose log is this file.
+fn upgrades_with_log(log: &str) {
     let lab = Lab::new(s(60));
     let (file, socket) = (lab.dir().join("full.toml"), lab.socket("supervisor"));
     let control = lab.socket("control");
@@ -228,12 +228,13 @@ fn a_log_that_takes_nothing_does_not_end_the_supervisor() {
         guest(&lab, "g0")
     );
     fs::write(&file, text).expect("a configuration");
-    let line = r#"exec "$0" supervise --config "$1" --supervisor-socket "$2" 2> /dev/full"#;
+    let line = r#"exec "$0" supervise --config "$1" --supervisor-socket "$2" 2> "$3""#;
     let mut command = lab.command("sh");
-    command.args(["-c", line, binary()]).args([&file, &socket]);
+    command.args(["-c", line, binary()]);
+    command.args([&file, &socket]).arg(log);
     let mut supervisor = Process::start(lab.dir(), "supervisor", &command);
     for _ in 0..2 {
-        wait_until("an upgrade", s(10), || {
+        wait_until("an upgrade", s(20), || {
             let words = ["upgrade", "--supervisor-socket"];
             let socket = socket.to_str().expect("a plain path");
             let upgraded = Switch::command(&lab, &[&words[..], &[socket]].concat());
@@ -241,6 +242,24 @@ fn a_log_that_takes_nothing_does_not_end_the_supervisor() {
         });
     }
     assert_eq!(supervisor.ended(), None);
+}
+
+/// As on a full disk.
+#[test]
+fn a_log_that_takes_nothing_does_not_end_the_supervisor() {
+    upgrades_with_log("/dev/full");
+}
+
+/// A pipe that is full, and whose reader stands still.
+#[test]
+fn a_log_that_nothing_reads_does_not_hold_the_supervisor_up() {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("a flag");
+    while std::io::Write::write(&mut writer, &[b'.'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("a flag");
+    let path = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+    upgrades_with_log(&path);
+    drop(reader);
 }
 
 /// All guests of a large host go on, each with all its queues.

@@ -11,12 +11,12 @@ use std::sync::{Arc, PoisonError};
 
 use crosspoint_engine::egress::tx::NicTx;
 use crosspoint_engine::snapshot::Egress;
-use crosspoint_engine::stream::{Source, Stream};
+use crosspoint_engine::stream::Stream;
 use crosspoint_xsk::{
     FramePlaces, MappedSocket, SocketError, SocketRecord, XskRx, XskSocket, XskTx,
 };
 
-use super::{Dataplane, NewStream, Placed, Port, PortChange, PortState, State};
+use super::{Dataplane, Placed, Port, PortChange, PortState, State};
 
 /// A socket of the predecessor that a port is to go on with.
 pub(crate) struct TakenSocket {
@@ -153,14 +153,14 @@ impl Dataplane {
 
     /// Gives suspended NIC queues back to their workers, in the batch that has begun.
     pub(crate) fn take_back_nics(&self, suspended: SuspendedNics) {
-        let mut of_ports: BTreeMap<u16, Vec<(u16, XskRx, XskTx)>> = BTreeMap::new();
+        let mut of_ports: BTreeMap<u16, Vec<Halves>> = BTreeMap::new();
         for one in suspended.queues {
             let of_port = of_ports.entry(one.port).or_default();
-            of_port.push((one.queue, one.rx, one.tx));
+            of_port.push((one.queue, one.rx, Some(one.tx)));
         }
         let mut state = self.lock();
         for (port, halves) in of_ports {
-            let _ = self.change_locked(&mut state, port, start(halves));
+            let _ = self.change_locked(&mut state, port, PortChange::of_nic(halves));
         }
     }
 
@@ -227,7 +227,7 @@ impl Dataplane {
                     },
                     "taken over from the predecessor".to_owned(),
                 )),
-                ..start(halves)
+                ..PortChange::of_nic(halves)
             };
             let _ = self.change_locked(&mut state, number as u16, change);
         }
@@ -278,12 +278,15 @@ impl Dataplane {
     }
 }
 
+/// A queue's number, and the two halves of its socket.
+type Halves = (u16, XskRx, Option<XskTx>);
+
 /// Makes the halves of all mapped queues of a port.
 fn resume(
     port: &mut Port,
     mapped: BTreeMap<u16, Mapped>,
     places: &BTreeMap<u16, FramePlaces>,
-) -> Option<Vec<(u16, XskRx, XskTx)>> {
+) -> Option<Vec<Halves>> {
     let mut halves = Vec::with_capacity(mapped.len());
     let ifindexes: Vec<u32> = mapped.values().map(|mapped| mapped.ifindex).collect();
     for (queue, mapped) in mapped {
@@ -294,31 +297,12 @@ fn resume(
         if mapped.sends_large {
             tx.send_large(mapped.ifindex).ok()?;
         }
-        halves.push((queue, rx, tx));
+        halves.push((queue, rx, Some(tx)));
     }
     let sockets = halves.iter().zip(ifindexes);
     let sockets = sockets.map(|((queue, rx, _), index)| (*queue, (index, rx.socket().clone())));
     port.taken.running = sockets.collect();
     Some(halves)
-}
-
-/// The change that gives queues to workers.
-fn start(halves: Vec<(u16, XskRx, XskTx)>) -> PortChange {
-    let (mut add, mut nic) = (Vec::new(), Vec::new());
-    for (queue, rx, tx) in halves {
-        add.push(NewStream {
-            queue,
-            source: Source::Nic(rx),
-            kick: None,
-            node: None,
-        });
-        nic.push((queue, tx));
-    }
-    PortChange {
-        add,
-        nic: Some(nic),
-        ..PortChange::default()
-    }
 }
 
 impl SuspendedNics {

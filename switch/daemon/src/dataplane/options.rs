@@ -17,7 +17,7 @@ use crosspoint_engine::stream::Source;
 use crosspoint_memory::GuestMemory;
 use crosspoint_model::status::ShownState;
 use crosspoint_vring::InflightRegion;
-use crosspoint_xsk::XskTx;
+use crosspoint_xsk::{XskRx, XskTx};
 
 use super::BalanceOptions;
 
@@ -174,4 +174,26 @@ pub struct PortChange {
     pub memory: Option<Option<Arc<GuestMemory>>>,
     /// The guest's new inflight region, watched likewise.
     pub inflight: Option<Option<Arc<InflightRegion>>>,
+}
+
+impl PortChange {
+    /// Gives a NIC's queues to workers: the number of each, and the halves of its socket, of which a queue that only receives
+    /// has one.
+    pub fn of_nic(halves: impl IntoIterator<Item = (u16, XskRx, Option<XskTx>)>) -> PortChange {
+        let (mut add, mut nic) = (Vec::new(), Vec::new());
+        for (queue, rx, tx) in halves {
+            add.push(NewStream {
+                queue,
+                source: Source::Nic(rx),
+                kick: None,
+                node: None,
+            });
+            nic.extend(tx.map(|tx| (queue, tx)));
+        }
+        PortChange {
+            add,
+            nic: Some(nic),
+            ..PortChange::default()
+        }
+    }
 }

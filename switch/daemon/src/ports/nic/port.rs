@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crosspoint_config::{HugePages, Queues, Tso, XdpMode, XdpPort};
 use crosspoint_engine::snapshot::Egress;
-use crosspoint_engine::stream::Source;
 use crosspoint_netdev::attach::AttachError;
 use crosspoint_netdev::{self as netdev, Attachment};
 use crosspoint_netdev::{Ethtool, Interface, Reach};
@@ -18,7 +17,7 @@ use crosspoint_xsk::{
 use serde::{Deserialize, Serialize};
 
 use super::{NicPortError, taken};
-use crate::dataplane::{Dataplane, NewStream, PortChange, numa};
+use crate::dataplane::{Dataplane, PortChange, numa};
 use crate::handover;
 
 /// An open NIC port. Dropping it detaches the program and closes the sockets. `Uplink` sets the state that is shown, up
@@ -52,8 +51,8 @@ impl NicPort {
         queues: Vec<u32>,
     ) -> Result<NicPort, NicPortError> {
         let port_name = dataplane.port_name(number);
-        let taken = resume(&port_name, config, interface);
-        let (mut attachment, multi_buffer, zero_copy) = match taken {
+        let (mut attachment, multi_buffer, zero_copy) = match resume(&port_name, config, interface)
+        {
             Some((attachment, record)) => (attachment, record.multi_buffer, Some(record.zero_copy)),
             None => {
                 let (attachment, multi_buffer) = attach(config, interface)?;
@@ -62,27 +61,15 @@ impl NicPort {
         };
         // In generic mode the kernel's large packets arrive unsegmented.
         let takes_large = attachment.mode == netdev::XdpMode::Generic;
-        let mut options = socket_options(config, interface, multi_buffer);
-        if let (BindMode::Auto, Some(zero_copy)) = (options.bind, zero_copy) {
-            // Known, so it need not be tried.
-            options.bind = if zero_copy {
-                BindMode::ZeroCopy
-            } else {
-                BindMode::Copy
-            };
-        }
+        let options = socket_options(config, interface, multi_buffer, zero_copy);
         // Before the first socket, since the node decides which worker's memory it gets.
         dataplane.set_node(number, numa::of_interface(&interface.name));
-        let running = running((dataplane, number), interface.index, &queues, &options);
+        let at = (&**dataplane, number);
+        let running = running(at, interface.index, &queues, &options);
         let is_running = running.is_some();
         let (mut halves, sockets) = match running {
             Some(sockets) => (Vec::new(), sockets),
-            None => {
-                let halves = open_all((dataplane, number), interface, &queues, &options)?;
-                let sockets = halves.iter().map(|(_, rx, _)| rx.socket().clone());
-                let sockets = sockets.collect();
-                (halves, sockets)
-            }
+            None => open_all(at, interface, &queues, &options)?,
         };
         for (queue, socket) in queues.iter().zip(&sockets) {
             let redirected = attachment.redirect(*queue, &**socket);
@@ -94,75 +81,31 @@ impl NicPort {
         if takes_large {
             halves.iter_mut().for_each(|(_, rx, _)| rx.expect_large());
         }
-        let copy = match sockets.iter().all(|socket| socket.zero_copy()) {
-            true => "zero-copy",
-            false => "copy",
-        };
-        let whole = config.tso == Tso::Auto && copy == "copy" && sends_large(interface);
+        let is_copied = !sockets.iter().all(|socket| socket.zero_copy());
+        let whole = config.tso == Tso::Auto && is_copied && sends_large(interface);
         let opened = match whole {
             // Those of the predecessor send them already.
             true => send_large(&mut halves, interface),
             false => Ok(()),
         };
-        let tso = match whole && opened.is_ok() {
-            true => "whole",
-            false => "cut",
-        };
-        let (name, mode) = (&interface.name, attachment.mode.as_str());
-        let own = own_address_alone(interface);
-        let tags = takes_tags(interface);
-        let beside = own.iter().chain(&tags).map(|what| format!("; {what}"));
-        let beside: String = beside.collect();
-        let large = opened.err();
-        let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
-        let dropped = (takes_large && !multi_buffer).then(|| format!(
-            "generic XDP on `{name}`: this kernel gives frames of at most {} bytes (Linux 6.6 gives longer ones); a TCP packet that its sender leaves longer is dropped: `ethtool -K SENDER tso off gso off`",
-            crosspoint_xsk::FRAME_SIZE
-        ));
+        let is_sent = whole && opened.is_ok();
+        let texts = Texts::new(interface, &attachment, queues.len(), (is_copied, is_sent));
         let mut port = NicPort {
             dataplane: dataplane.clone(),
             name: port_name,
             number,
+            queues,
             sockets,
             multi_buffer,
-            detail: format!(
-                "{name}, {mode} XDP, {copy}, {} queue(s){beside}",
-                queues.len()
-            ),
-            warnings: large
-                .into_iter()
-                .chain(own)
-                .chain(tags)
-                .chain(dropped)
-                .collect(),
-            queues,
-            properties: [
-                ("interface", name.as_str()),
-                ("xdp", mode),
-                ("copy", copy),
-                ("tso", tso),
-                ("af_xdp", crosspoint_xsk::BACKEND),
-                ("mtu", &interface.mtu.to_string()),
-            ]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+            detail: texts.detail,
+            warnings: warnings(interface, opened.err(), takes_large && !multi_buffer),
+            properties: texts.properties,
             interface: interface.clone(),
             attachment: Some(attachment),
         };
-        port.record(copy == "zero-copy");
-        let large = taken::Large {
-            is_taken: takes_large,
-            is_sent: tso == "whole",
-        };
-        for (queue, socket) in port.queues.iter().zip(&port.sockets) {
-            let of_queue = (*queue as u16, socket);
-            taken::record(
-                (dataplane, number),
-                (interface.index, config),
-                of_queue,
-                large,
-            );
-        }
+        port.record(!is_copied);
+        let is_taken = takes_large;
+        port.record_sockets(config, taken::Large { is_taken, is_sent });
         match is_running {
             true => {
                 dataplane.own_nic(number);
@@ -171,6 +114,15 @@ impl NicPort {
             false => port.begin(halves),
         }
         Ok(port)
+    }
+
+    /// Records the sockets, for a successor of this process.
+    fn record_sockets(&self, config: &XdpPort, large: taken::Large) {
+        let port = (&*self.dataplane, self.number);
+        for (queue, socket) in self.queues.iter().zip(&self.sockets) {
+            let of_queue = (*queue as u16, socket);
+            taken::record(port, (self.interface.index, config), of_queue, large);
+        }
     }
 
     /// Records the attached program, for a successor of this process: XDP is then not detached and attached again.
@@ -188,24 +140,14 @@ impl NicPort {
 
     /// Gives the sockets' halves to workers.
     fn begin(&mut self, halves: Vec<(u16, XskRx, XskTx)>) {
-        let (mut add, mut nic) = (Vec::new(), Vec::new());
-        for (queue, rx, tx) in halves {
-            add.push(NewStream {
-                queue,
-                source: Source::Nic(rx),
-                kick: None,
-                node: None,
-            });
+        let senders = self.interface.tx_queues;
+        let halves = halves.into_iter().map(|(queue, rx, tx)| {
             // A receive-only queue has a socket too, which sends nothing.
-            if u32::from(queue) < self.interface.tx_queues {
-                nic.push((queue, tx));
-            }
-        }
+            (queue, rx, (u32::from(queue) < senders).then_some(tx))
+        });
         let change = PortChange {
-            add,
-            nic: Some(nic),
             properties: Some(self.properties.clone()),
-            ..PortChange::default()
+            ..PortChange::of_nic(halves)
         };
         let _ = self.dataplane.change(self.number, change);
     }
@@ -274,20 +216,74 @@ impl Drop for NicPort {
     }
 }
 
+/// A queue's number, and the two halves of its socket.
+type Halves = (u16, XskRx, XskTx);
+
 /// Opens a socket on each queue.
 fn open_all(
     (dataplane, number): (&Dataplane, u16),
     interface: &Interface,
     queues: &[u32],
     options: &SocketOptions,
-) -> Result<Vec<(u16, XskRx, XskTx)>, NicPortError> {
-    let open = |queue: &u32| {
+) -> Result<(Vec<Halves>, Vec<Arc<XskSocket>>), NicPortError> {
+    let (mut halves, mut sockets) = (Vec::new(), Vec::new());
+    for queue in queues {
         let opened = dataplane.open_socket((number, *queue), interface.index, options);
-        let opened = opened
-            .map_err(|why| NicPortError::of_socket(&interface.name, *queue, options.bind, why));
-        opened.map(|(rx, tx)| (*queue as u16, rx, tx))
-    };
-    queues.iter().map(open).collect()
+        let (rx, tx) = opened
+            .map_err(|why| NicPortError::of_socket(&interface.name, *queue, options.bind, why))?;
+        sockets.push(rx.socket().clone());
+        halves.push((*queue as u16, rx, tx));
+    }
+    Ok((halves, sockets))
+}
+
+/// What is shown of an open port.
+struct Texts {
+    detail: String,
+    properties: BTreeMap<String, String>,
+}
+
+impl Texts {
+    /// Of a port with `queues` queues. `is_copied`: the kernel copies its frames; `is_sent`: large frames are sent whole.
+    fn new(
+        interface: &Interface,
+        attachment: &Attachment,
+        queues: usize,
+        (is_copied, is_sent): (bool, bool),
+    ) -> Texts {
+        let (name, mode) = (&interface.name, attachment.mode.as_str());
+        let copy = if is_copied { "copy" } else { "zero-copy" };
+        let beside = own_address_alone(interface).into_iter();
+        let beside = beside.chain(takes_tags(interface));
+        let beside: String = beside.map(|what| format!("; {what}")).collect();
+        let properties = [
+            ("interface", name.as_str()),
+            ("xdp", mode),
+            ("copy", copy),
+            ("tso", if is_sent { "whole" } else { "cut" }),
+            ("af_xdp", crosspoint_xsk::BACKEND),
+            ("mtu", &interface.mtu.to_string()),
+        ];
+        let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Texts {
+            detail: format!("{name}, {mode} XDP, {copy}, {queues} queue(s){beside}"),
+            properties: properties.into(),
+        }
+    }
+}
+
+/// Shortcomings of a port to warn about: `large` is why large frames are not sent whole, `drops_long` whether long frames are
+/// dropped.
+fn warnings(interface: &Interface, large: Option<SocketError>, drops_long: bool) -> Vec<String> {
+    let name = &interface.name;
+    let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
+    let dropped = drops_long.then(|| format!(
+        "generic XDP on `{name}`: this kernel gives frames of at most {} bytes (Linux 6.6 gives longer ones); a TCP packet that its sender leaves longer is dropped: `ethtool -K SENDER tso off gso off`",
+        crosspoint_xsk::FRAME_SIZE
+    ));
+    let own = own_address_alone(interface);
+    let all = [large, own, takes_tags(interface), dropped];
+    all.into_iter().flatten().collect()
 }
 
 /// The predecessor's sockets of these queues, which run; `None` if there are none. If they are others than the port needs, they
@@ -419,12 +415,18 @@ pub(super) fn queues_of(
     }
 }
 
-fn socket_options(config: &XdpPort, interface: &Interface, multi_buffer: bool) -> SocketOptions {
+/// `zero_copy`: whether the NIC reads and writes the memory itself, if that is known and need not be tried.
+fn socket_options(
+    config: &XdpPort,
+    interface: &Interface,
+    multi_buffer: bool,
+    zero_copy: Option<bool>,
+) -> SocketOptions {
     SocketOptions {
-        bind: match config.mode {
-            XdpMode::Auto => BindMode::Auto,
-            XdpMode::ZeroCopy => BindMode::ZeroCopy,
-            XdpMode::Copy | XdpMode::Generic => BindMode::Copy,
+        bind: match (config.mode, zero_copy) {
+            (XdpMode::Auto, None) => BindMode::Auto,
+            (XdpMode::Auto, Some(true)) | (XdpMode::ZeroCopy, _) => BindMode::ZeroCopy,
+            (XdpMode::Auto, Some(false)) | (XdpMode::Copy | XdpMode::Generic, _) => BindMode::Copy,
         },
         multi_buffer,
         busy_poll: config.busy_poll,
