@@ -152,9 +152,11 @@ fn check_ipfix(reader: &mut Reader<'_>, ipfix: &Ipfix) {
     if let (Some(to), Some(from), Some(item)) = (ipfix.collector, ipfix.source, table.get("source"))
         && to.is_ipv4() != from.is_ipv4()
     {
-        let message = "`source` and `collector` are of two IP versions".to_owned();
+        let version = |is_v4| if is_v4 { 4 } else { 6 };
+        let (own, theirs) = (version(from.is_ipv4()), version(to.is_ipv4()));
+        let message = format!("`source` is IPv{own}, and `collector` is IPv{theirs}");
         let label = "no message goes from here to the collector";
-        let help = "give an address of this host of the collector's version, or leave it out";
+        let help = format!("set `source` to an IPv{theirs} address of this host, or remove it");
         reader.checker.problem(item.span(), message, label, help);
     }
 }

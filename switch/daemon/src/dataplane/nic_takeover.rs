@@ -206,6 +206,11 @@ impl Dataplane {
             if mapped.is_empty() {
                 continue;
             }
+            if port.options.disabled {
+                // No frame is lost.
+                port.taken = TakenNic::default();
+                continue;
+            }
             let found = of_ports.remove(&port.options.name);
             let Some((is_up, halves)) =
                 found.and_then(|(is_up, places)| Some((is_up, resume(port, mapped, &places)?)))
@@ -213,7 +218,7 @@ impl Dataplane {
                 port.taken = TakenNic::default();
                 tracing::warn!(
                     port = port.options.name,
-                    "its sockets cannot be taken over: they are opened anew"
+                    "the sockets of the former process do not fit: they are opened anew, and frames are lost for a moment"
                 );
                 continue;
             };

@@ -18,8 +18,9 @@ pub(super) struct Collector {
     /// Address that datagrams come from; `None`: the route's.
     from: Option<IpAddr>,
     socket: Option<UdpSocket>,
-    /// When to try again to get a socket.
+    /// When to try again to get a socket, and why there is none.
     retry_at: Instant,
+    refused: Option<(ErrorKind, String)>,
     /// Errors since the last line in the log, and when that was.
     unsaid: u64,
     said_at: Option<Instant>,
@@ -33,6 +34,7 @@ impl Collector {
             from,
             socket: None,
             retry_at: Instant::now(),
+            refused: None,
             unsaid: 0,
             said_at: None,
         }
@@ -69,11 +71,17 @@ impl Collector {
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None if Instant::now() < self.retry_at => {
-                return Err(io::Error::new(ErrorKind::NetworkUnreachable, "no route"));
+                let refused = self.refused.clone();
+                let unknown = || (ErrorKind::NetworkUnreachable, "no route".to_owned());
+                let (kind, why) = refused.unwrap_or_else(unknown);
+                return Err(io::Error::new(kind, why));
             }
             None => {
                 self.retry_at = Instant::now() + RETRY;
-                open(self.address, self.from)?
+                let opened = open(self.address, self.from);
+                let why = opened.as_ref().err();
+                self.refused = why.map(|why| (why.kind(), why.to_string()));
+                opened?
             }
         };
         Ok(self.socket.insert(socket))
@@ -85,7 +93,7 @@ impl Collector {
             let (address, errors) = (self.address, self.unsaid);
             tracing::warn!(
                 errors,
-                "datagrams to the collector {address} are lost, and the switch does not wait for it: {error}"
+                "datagrams to the collector {address} are lost: {error}; check the route to it, and that the source address is this host's"
             );
             (self.unsaid, self.said_at) = (0, Some(Instant::now()));
         }
@@ -107,6 +115,18 @@ fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<UdpSocket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each attempt says why, also those that do not try again yet.
+    #[test]
+    fn a_source_that_is_not_this_hosts_is_named_as_the_reason() {
+        let from = Some(Ipv4Addr::new(192, 0, 2, 77).into());
+        let address = "127.0.0.1:4739".parse().expect("an address");
+        let mut collector = Collector::new(address, from);
+        for _ in 0..3 {
+            let why = collector.send(b"lost").expect_err("no such address");
+            assert_eq!(why.kind(), ErrorKind::AddrNotAvailable, "{why}");
+        }
+    }
 
     #[test]
     fn a_collector_that_is_gone_costs_errors_and_no_time() {

@@ -134,8 +134,8 @@ fn count(running: &Running, record: Option<Message>) {
     }
 }
 
-/// The longest time for the last records of connections, once a successor has the guests' rings: it has no uplink until this process
-/// has ended.
+/// The longest time for the last records of connections, once a successor has the guests' rings: uplinks whose sockets are opened
+/// again wait for the end of this process.
 const EXPORTS_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// Waits until the predecessor has stopped its rings, and starts them here. Every port of `running` is prepared. If the

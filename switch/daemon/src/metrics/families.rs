@@ -110,11 +110,11 @@ families! {
     SFLOW_SAMPLES = COUNTER "crosspoint_sflow_samples_total" &["kind"], "Samples in these datagrams: flow of frames, counters of ports.";
     SFLOW_MISSED = COUNTER "crosspoint_sflow_samples_missed_total" &[], "Frames that were chosen and not sampled, because the exporting thread was too slow.";
     SFLOW_ERRORS = COUNTER "crosspoint_sflow_send_errors_total" &[], "Datagrams for the sFlow collector that could not be sent.";
-    IPFIX_MESSAGES = COUNTER "crosspoint_ipfix_messages_total" &[], "Messages sent to the collector of IPFIX.";
-    IPFIX_RECORDS = COUNTER "crosspoint_ipfix_records_total" &["event"], "Records in these messages: of connections that have begun, last, or have ended, and of packets that were denied.";
+    IPFIX_MESSAGES = COUNTER "crosspoint_ipfix_messages_total" &[], "Messages sent to the IPFIX collector.";
+    IPFIX_RECORDS = COUNTER "crosspoint_ipfix_records_total" &["event"], "Records that were made, of connections that have begun, last, or have ended, and of packets that were denied; those in messages that could not be sent are among them.";
     IPFIX_LOST = COUNTER "crosspoint_ipfix_records_lost_total" &["reason"], "Records that the collector did not get: missed, because the exporting thread was too slow; unsent, because a message could not be sent, or the export ended.";
     IPFIX_DENIED_UNSENT = COUNTER "crosspoint_ipfix_denied_unsent_total" &[], "Denied packets without a record, because there were more in a second than `denied` of [ipfix] allows.";
-    IPFIX_ERRORS = COUNTER "crosspoint_ipfix_send_errors_total" &[], "Messages for the collector of IPFIX that could not be sent.";
+    IPFIX_ERRORS = COUNTER "crosspoint_ipfix_send_errors_total" &[], "Messages for the IPFIX collector that could not be sent.";
     CALLS_REFUSED = COUNTER "crosspoint_system_calls_refused_total" &["threads"], "System calls that are not on the list of the thread that made them: of workers, or of others. Each failed with EPERM, and the log names it.";
     UPGRADES = COUNTER "crosspoint_upgrades_total" &[], "Upgrades of the switch since its supervisor started; 0 without a supervisor.";
     CRASHES = COUNTER "crosspoint_crashes_total" &[], "Times since the supervisor started that the switch crashed, was killed or hung, and was started again with its guests; 0 without a supervisor.";

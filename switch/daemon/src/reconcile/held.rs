@@ -81,7 +81,9 @@ impl Changing {
         let mut uplinks = self.uplinks();
         match uplinks.find(|(_, port)| !port.is_outside(deadline)) {
             None => Ok(()),
-            Some((name, _)) => Err(format!("the interface of port {name} is being changed")),
+            Some((name, _)) => Err(format!(
+                "a change of the interface of port {name} is not done after some seconds: `crosspoint upgrade` can be tried again"
+            )),
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct IpfixStatus {
     pub denied: u64,
     /// Denied packets without a record, because there were more in a second than `denied` allows.
     pub denied_unsent: u64,
-    /// Connections without a record of their begin or end, because the exporting thread was too slow.
+    /// Events of connections (begin, end, denied packet) without a record, because the exporting thread was too slow.
     pub records_missed: u64,
     /// Records in messages that could not be sent, and connections that the end of the export left without one.
     pub records_unsent: u64,

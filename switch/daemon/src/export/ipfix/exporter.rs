@@ -131,6 +131,8 @@ impl<'d> Exporter<'d> {
             count += 1;
             let what = match event {
                 FlowEvent::Begun => What::Begun,
+                // Those of other ports take no part of what may be sent.
+                FlowEvent::Denied if !self.is_chosen(record.connection.zone) => continue,
                 FlowEvent::Denied if !self.may_send_denied() => continue,
                 FlowEvent::Denied => What::Denied,
                 FlowEvent::Ended(FlowEnd::Idle) => What::Idle,
@@ -140,6 +142,13 @@ impl<'d> Exporter<'d> {
             self.report(what, &record, now, target);
         }
         count
+    }
+
+    /// Whether connections of a zone's port are reported.
+    fn is_chosen(&mut self, zone: u32) -> bool {
+        let (port, _) = self.names.of(zone, self.dataplane);
+        let ports = &self.options.ports;
+        ports.iter().any(|pattern| matches(pattern, &port))
     }
 
     /// Whether another denied packet may be sent in this second. Each worker leaves as many as there may be of all.
@@ -194,11 +203,10 @@ impl<'d> Exporter<'d> {
             _ => self.counts_since(what, record, now),
         };
         let of = &record.connection;
-        let (port, bridge) = self.names.of(of.zone, self.dataplane);
-        let is_chosen = |pattern: &String| matches(pattern, &port);
-        if !self.options.ports.iter().any(is_chosen) {
+        if !self.is_chosen(of.zone) {
             return;
         }
+        let (port, bridge) = self.names.of(of.zone, self.dataplane);
         let echo = ECHO_REQUESTS.iter().find(|(icmp, _)| *icmp == of.protocol);
         let (source, destination) = match echo {
             Some((_, request)) => ((of.source.0, 0), (of.destination.0, *request)),

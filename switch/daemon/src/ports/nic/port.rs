@@ -309,6 +309,12 @@ fn running(
             sockets.iter().for_each(|one| one.set_frame_len_max(limit));
         }
         None => {
+            if !running.is_empty() {
+                tracing::info!(
+                    port = name,
+                    "its sockets are opened anew, and frames are lost for a moment: the number of queues has changed, or frames need several buffers now"
+                );
+            }
             dataplane.close_taken_nic(number);
             // The supervisor has their descriptors too; as long as they are open, the queues are busy.
             queues

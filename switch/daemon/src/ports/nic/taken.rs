@@ -106,7 +106,11 @@ pub(crate) fn map(dataplane: &Dataplane, number: u16, config: &Config, name: &st
             mapped.map_err(|why| why.to_string())
         });
         if let Err(why) = mapped {
-            tracing::info!(port = name, queue, "its socket is opened anew: {why}");
+            tracing::info!(
+                port = name,
+                queue,
+                "its socket is opened anew, and frames are lost for a moment: {why}"
+            );
         }
     }
 }
@@ -118,7 +122,7 @@ fn socket_of(
 ) -> Result<TakenSocket, String> {
     let record = serde_json::from_slice::<Record>(&taken.body).map_err(|why| why.to_string())?;
     if record.configured != wanted {
-        return Err(format!("its configuration was {}", record.configured));
+        return Err("`interface`, `queues`, `mode`, `busy_poll`, `huge_pages`, `channels`, `tso` or `worker` has changed".to_owned());
     }
     let fds = <[OwnedFd; 2]>::try_from(taken.fds);
     Ok(TakenSocket {
