@@ -148,6 +148,38 @@ fn upgrades_lose_no_frame_between_uplinks_with_fewer_queues_than_workers() {
     upgrade(1);
 }
 
+/// Sockets that an upgrade's configuration does not have are closed everywhere: their queues are free, and nothing grows.
+#[test]
+fn an_upgrade_with_other_queues_opens_them_anew_and_leaves_none_behind() {
+    let lab = Lab::new(s(90));
+    let (a, b) = (
+        Host::with_queues(&lab, "a", 1, 2),
+        Host::with_queues(&lab, "b", 2, 2),
+    );
+    let switch = Switch::start_supervised(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+    a.must_ping(&b);
+    let path = switch.config_path();
+    let all = std::fs::read_to_string(&path).expect("the configuration");
+    let one = all.replacen("[[port]]\n", "[[port]]\nqueues = [0]\n", 1);
+    assert_ne!(all, one);
+    let open = || {
+        let list = std::fs::read_dir(format!("/proc/{}/fd", switch.id()));
+        list.expect("descriptors").count()
+    };
+    let mut counts = Vec::new();
+    for text in [&one, &all, &one, &all] {
+        std::fs::write(&path, text).expect("a file");
+        let (status, said) = switch.upgrade(&[]);
+        assert!(status.success(), "{said}");
+        switch.wait_up(&["a", "b"]);
+        a.must_ping(&b);
+        counts.push(open());
+    }
+    assert_eq!(counts[..2], counts[2..], "{counts:?}\n{}", switch.log());
+    assert!(counts[0] < counts[1], "a socket less: {counts:?}");
+    switch.ledger();
+}
+
 /// The program stays attached, so no link goes down; only the sockets are opened again.
 #[test]
 fn uplinks_keep_their_program_and_are_back_soon_after_a_crash() {

@@ -113,7 +113,8 @@ impl Umem {
     #[cfg(not(feature = "xsk-rs"))]
     pub(crate) fn new_file(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
         let kind = match pages {
-            Pages::Reserved => MemfdFlags::HUGETLB,
+            // Of 2 MiB, whatever the default size is: the length is a multiple of that.
+            Pages::Reserved => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
             Pages::Transparent | Pages::Small => MemfdFlags::empty(),
         };
         let file = File::from(memfd_create("crosspoint-umem", MemfdFlags::CLOEXEC | kind)?);
@@ -289,7 +290,16 @@ fn map(
         let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
     }
     // SAFETY: as above.
-    if unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) }.is_err() {
+    let populated = unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) };
+    if let Err(why) = populated
+        && why != rustix::io::Errno::INVAL
+    {
+        // There is too little memory: a page that is touched would end the process.
+        // SAFETY: our own mapping, which no other code knows yet.
+        let _ = unsafe { rustix::mm::munmap(base, len) };
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    if populated.is_err() {
         // Before Linux 5.14. Of a file, which another process may be writing to, a page is only read: that is enough.
         for at in (0..len).step_by(FRAME_SIZE as usize) {
             // SAFETY: within our own mapping; one that is written to is known to no other code yet.

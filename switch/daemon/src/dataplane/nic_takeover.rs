@@ -5,7 +5,7 @@
 //! successor starts them in the batch in which it starts guests' rings ([`Dataplane::resume_nics`]); until the thread of the
 //! uplink opens its port, nothing else knows of them ([`Dataplane::running_nic`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
@@ -41,6 +41,10 @@ pub(super) struct TakenNic {
     mapped: BTreeMap<u16, Mapped>,
     /// With the interface's number.
     running: BTreeMap<u16, (u32, Arc<XskSocket>)>,
+    /// Queues whose records the supervisor keeps, with the sockets' descriptors: as long as these are open, the queues are busy.
+    recorded: BTreeSet<u16>,
+    /// Whether the sockets that run send large frames whole.
+    sends_large: bool,
     /// Workers of the queues: sockets that share memory there share it here, and so need the same worker.
     workers: BTreeMap<u16, usize>,
 }
@@ -71,7 +75,8 @@ struct Suspended {
     /// Whether frames are sent to the port.
     is_up: bool,
     rx: XskRx,
-    tx: XskTx,
+    /// A queue that only receives has none.
+    tx: Option<XskTx>,
 }
 
 /// What workers have given up at the end of a batch.
@@ -121,8 +126,15 @@ impl Dataplane {
                 halves.push((port, tx));
             }
         }
+        let has_given_up = |number| {
+            given_up
+                .streams
+                .iter()
+                .any(|stream| stream.is_nic() && usize::from(stream.id.0) == number)
+        };
         for (number, port) in state.ports.iter_mut().enumerate() {
-            let spare = port.iter_mut().flat_map(|port| port.spare.drain(..));
+            let port = port.iter_mut().filter(|_| has_given_up(number));
+            let spare = port.flat_map(|port| port.spare.drain(..));
             halves.extend(spare.map(|tx| (number as u16, tx)));
         }
         let mut queues = Vec::new();
@@ -136,17 +148,15 @@ impl Dataplane {
                 continue;
             };
             let is_its = |(_, tx): &(u16, XskTx)| Arc::ptr_eq(tx.socket(), rx.socket());
-            // A queue that only receives has none, and is opened anew.
-            if let Some(at) = halves.iter().position(is_its) {
-                queues.push(Suspended {
-                    port: number,
-                    name: port.options.name.clone(),
-                    queue,
-                    is_up: matches!(port.egress, Egress::Nic),
-                    rx,
-                    tx: halves.swap_remove(at).1,
-                });
-            }
+            let at = halves.iter().position(is_its);
+            queues.push(Suspended {
+                port: number,
+                name: port.options.name.clone(),
+                queue,
+                is_up: matches!(port.egress, Egress::Nic),
+                rx,
+                tx: at.map(|at| halves.swap_remove(at).1),
+            });
         }
         SuspendedNics { queues }
     }
@@ -156,12 +166,36 @@ impl Dataplane {
         let mut of_ports: BTreeMap<u16, Vec<Halves>> = BTreeMap::new();
         for one in suspended.queues {
             let of_port = of_ports.entry(one.port).or_default();
-            of_port.push((one.queue, one.rx, Some(one.tx)));
+            of_port.push((one.queue, one.rx, one.tx));
         }
         let mut state = self.lock();
         for (port, halves) in of_ports {
             let _ = self.change_locked(&mut state, port, PortChange::of_nic(halves));
         }
+    }
+
+    /// The supervisor has a record of a socket of port `number`.
+    pub(crate) fn note_recorded(&self, number: u16, queue: u16) {
+        if let Some(Some(port)) = self.lock().ports.get_mut(usize::from(number)) {
+            port.taken.recorded.insert(queue);
+        }
+    }
+
+    /// Takes the queues of port `number` whose records are of no use any more: their sockets do not run.
+    pub(crate) fn take_unused_records(&self, number: u16) -> Vec<u16> {
+        let mut state = self.lock();
+        let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
+            return Vec::new();
+        };
+        let TakenNic {
+            recorded, running, ..
+        } = &mut port.taken;
+        let unused = recorded.iter().copied();
+        let unused: Vec<u16> = unused
+            .filter(|queue| !running.contains_key(queue))
+            .collect();
+        recorded.retain(|queue| running.contains_key(queue));
+        unused
     }
 
     /// Maps a socket of the predecessor for port `number`.
@@ -208,14 +242,14 @@ impl Dataplane {
             }
             if port.options.disabled {
                 // No frame is lost.
-                port.taken = TakenNic::default();
+                port.taken.workers.clear();
                 continue;
             }
             let found = of_ports.remove(&port.options.name);
             let Some((is_up, halves)) =
                 found.and_then(|(is_up, places)| Some((is_up, resume(port, mapped, &places)?)))
             else {
-                port.taken = TakenNic::default();
+                port.taken.workers.clear();
                 tracing::warn!(
                     port = port.options.name,
                     "the sockets of the former process do not fit: they are opened anew, and frames are lost for a moment"
@@ -238,6 +272,16 @@ impl Dataplane {
         }
     }
 
+    /// Whether these send large frames whole.
+    pub(crate) fn running_nic_sends_large(&self, number: u16) -> bool {
+        let state = self.lock();
+        let port = state
+            .ports
+            .get(usize::from(number))
+            .and_then(Option::as_ref);
+        port.is_some_and(|port| port.taken.sends_large)
+    }
+
     /// The sockets of port `number` on interface number `ifindex` that run since they were taken over.
     pub(crate) fn running_nic(&self, number: u16, ifindex: u32) -> BTreeMap<u16, Arc<XskSocket>> {
         let state = self.lock();
@@ -256,19 +300,22 @@ impl Dataplane {
     pub(crate) fn own_nic(&self, number: u16) {
         if let Some(Some(port)) = self.lock().ports.get_mut(usize::from(number)) {
             port.taken.running.clear();
+            // They are recorded again.
+            port.taken.recorded.clear();
         }
     }
 
     /// Closes the sockets of port `number` that were taken over and that nothing else knows of; its queues may have other
-    /// workers from now on.
-    pub(crate) fn close_taken_nic(&self, number: u16) {
+    /// workers from now on. Returns the queues whose records have to be ended.
+    pub(crate) fn close_taken_nic(&self, number: u16) -> Vec<u16> {
         let mut state = self.lock();
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
-            return;
+            return Vec::new();
         };
         let taken = std::mem::take(&mut port.taken);
+        let recorded = taken.recorded.iter().copied().collect();
         if taken.running.is_empty() {
-            return;
+            return recorded;
         }
         let change = PortChange {
             egress: Some(Egress::Down),
@@ -280,6 +327,7 @@ impl Dataplane {
         self.forget(&state, number);
         drop(state);
         drop((changed, taken));
+        recorded
     }
 }
 
@@ -304,6 +352,10 @@ fn resume(
         }
         halves.push((queue, rx, Some(tx)));
     }
+    port.taken.sends_large = halves
+        .iter()
+        .flat_map(|(_, _, tx)| tx)
+        .all(XskTx::sends_large);
     let sockets = halves.iter().zip(ifindexes);
     let sockets = sockets.map(|((queue, rx, _), index)| (*queue, (index, rx.socket().clone())));
     port.taken.running = sockets.collect();
@@ -315,11 +367,13 @@ impl SuspendedNics {
     pub(crate) fn write(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
         for one in &mut self.queues {
+            // Without both halves the port is opened anew.
+            let Some(tx) = &mut one.tx else { continue };
             text.extend((one.name.len() as u16).to_ne_bytes());
             text.extend(one.name.as_bytes());
             text.extend(one.queue.to_ne_bytes());
             text.push(one.is_up.into());
-            FramePlaces::of(&mut one.tx).write(&mut text);
+            FramePlaces::of(tx).write(&mut text);
         }
         text
     }

@@ -126,6 +126,8 @@ impl PortHandle {
     /// Releases the guest or interface, and takes the port out of the dataplane, permanently or until it is reopened.
     pub fn close(self, dataplane: &Dataplane, comes_again: bool) {
         drop(self.by);
+        // An uplink that was never opened may have its predecessor's sockets.
+        nic::taken::close(dataplane, self.number);
         match comes_again {
             true => dataplane.set_aside(self.number),
             false => dataplane.remove_port(self.number),

@@ -291,7 +291,9 @@ impl Accounting {
             }
             let last = cell.last.load(Ordering::Relaxed);
             if last != 0 {
+                // Another worker's packet may be a moment later than now.
                 let age = ((now >> LAST_SHIFT) as u32).wrapping_sub(last);
+                let age = age.cast_signed().max(0).cast_unsigned();
                 last_at = last_at.max(now.saturating_sub(u64::from(age) << LAST_SHIFT));
             }
         }

@@ -53,7 +53,8 @@ impl Judge<'_> {
                 flow
             }
         };
-        let phase = self.phase_of(flow).filter(|_| flow.is_tracked);
+        let phase = self.phase_of(flow);
+        let phase = phase.filter(|_| flow.is_tracked && self.tracks());
         match phase {
             Some(Phase::Revoked) => return Judgement::Denied(self.denied()),
             Some(phase) => return Judgement::Connection(phase),

@@ -157,6 +157,15 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a verdict may still hold: that by a connection holds in the second of its last packet.
+    #[inline(always)]
+    pub(super) fn is_current(&self, by: By) -> bool {
+        match by {
+            By::Rule(_) => true,
+            By::Connection { state, .. } => State(state).tick() == self.connections.now(),
+        }
+    }
+
     /// Prefetches what [`passes_by`](Self::passes_by) reads.
     #[inline(always)]
     pub(super) fn prefetch_by(&self, by: By) {

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::utils::CachePadded;
+
 use super::rules::Direction;
 
 /// Fractions of a cycle of the time stamp counter in which virtual time is counted. At 5 GHz the count lasts for seven years.
@@ -22,8 +24,8 @@ pub(super) struct ConnectionRate {
     depth: AtomicU64,
     /// By direction, in and out: until when the connections that have begun are paid for, ticks.
     paid_until: [AtomicU64; 2],
-    /// Connections that were refused.
-    refused: AtomicU64,
+    /// Connections that were refused. Not in the line that all workers read.
+    refused: CachePadded<AtomicU64>,
 }
 
 impl ConnectionRate {

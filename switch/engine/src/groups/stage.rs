@@ -84,7 +84,8 @@ impl Packets {
     fn find(&mut self, frame: &Frame, index: usize, judge: &Judge<'_>) -> bool {
         let place = index % BURST;
         let (key, set) = &self.keys[place];
-        if let Some(by) = self.recent.find(*set, key, judge.stamp()) {
+        let found = self.recent.find(*set, key, judge.stamp());
+        if let Some(by) = found.filter(|by| judge.is_current(*by)) {
             judge.prefetch_by(by);
             self.by[place] = by;
             return true;

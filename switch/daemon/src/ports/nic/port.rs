@@ -83,12 +83,14 @@ impl NicPort {
         }
         let is_copied = !sockets.iter().all(|socket| socket.zero_copy());
         let whole = config.tso == Tso::Auto && is_copied && sends_large(interface);
-        let opened = match whole {
-            // Those of the predecessor send them already.
+        let opened = match whole && !is_running {
             true => send_large(&mut halves, interface),
             false => Ok(()),
         };
-        let is_sent = whole && opened.is_ok();
+        let is_sent = match is_running {
+            true => dataplane.running_nic_sends_large(number),
+            false => whole && opened.is_ok(),
+        };
         let texts = Texts::new(interface, &attachment, queues.len(), (is_copied, is_sent));
         let mut port = NicPort {
             dataplane: dataplane.clone(),
@@ -211,7 +213,7 @@ impl Drop for NicPort {
                 ..PortChange::default()
             },
         );
-        self.dataplane.close_taken_nic(self.number);
+        taken::close(&self.dataplane, self.number);
         self.dataplane.forget_addresses(self.number);
     }
 }
@@ -295,7 +297,6 @@ fn running(
     options: &SocketOptions,
 ) -> Option<Vec<Arc<XskSocket>>> {
     let running = dataplane.running_nic(number, ifindex);
-    let name = dataplane.port_name(number);
     let fits = running.len() == queues.len();
     let sockets = queues.iter().map(|queue| running.get(&(*queue as u16)));
     let sockets = sockets.map(|socket| {
@@ -311,15 +312,11 @@ fn running(
         None => {
             if !running.is_empty() {
                 tracing::info!(
-                    port = name,
+                    port = dataplane.port_name(number),
                     "its sockets are opened anew, and frames are lost for a moment: the number of queues has changed, or frames need several buffers now"
                 );
             }
-            dataplane.close_taken_nic(number);
-            // The supervisor has their descriptors too; as long as they are open, the queues are busy.
-            queues
-                .iter()
-                .for_each(|queue| taken::forget(&name, *queue as u16));
+            taken::close(dataplane, number);
         }
     }
     sockets

@@ -85,6 +85,23 @@ pub(super) fn forget(port: &str, queue: u16) {
     handover::forget(&record_name(port, queue));
 }
 
+/// Ends the records of port `number`'s sockets that were not taken over: otherwise the supervisor would keep their queues busy.
+/// For the time after the predecessor's end.
+pub(super) fn forget_unused(dataplane: &Dataplane, number: u16) {
+    let name = dataplane.port_name(number);
+    for queue in dataplane.take_unused_records(number) {
+        forget(&name, queue);
+    }
+}
+
+/// Closes the sockets that were taken over for port `number` and that its thread does not have, and ends their records.
+pub(crate) fn close(dataplane: &Dataplane, number: u16) {
+    let name = dataplane.port_name(number);
+    for queue in dataplane.close_taken_nic(number) {
+        forget(&name, queue);
+    }
+}
+
 /// Maps the sockets of the predecessor for port `number`, which is port `name` of `config`. What cannot be mapped is opened
 /// anew when the predecessor has ended.
 pub(crate) fn map(dataplane: &Dataplane, number: u16, config: &Config, name: &str) {
@@ -92,6 +109,7 @@ pub(crate) fn map(dataplane: &Dataplane, number: u16, config: &Config, name: &st
     let Some((port, PortKind::Xdp(xdp))) = port.map(|port| (port, &port.kind)) else {
         return;
     };
+    let direct = config.direct_queues(name);
     for queue in 0..QUEUES_MAX as u16 {
         let Some(taken) = handover::take(&record_name(name, queue)) else {
             continue;
@@ -99,6 +117,10 @@ pub(crate) fn map(dataplane: &Dataplane, number: u16, config: &Config, name: &st
         if !handover::is_preparing() {
             // After a crash it is not known where the frames are.
             forget(name, queue);
+            continue;
+        }
+        dataplane.note_recorded(number, queue);
+        if direct.contains(&queue.into()) {
             continue;
         }
         let mapped = socket_of(taken, queue, &configured(xdp, port.worker)).and_then(|socket| {

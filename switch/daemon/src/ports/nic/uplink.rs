@@ -10,7 +10,7 @@ use crosspoint_netdev::{
 };
 
 use super::port::{NicPort, queues_of};
-use super::{NicPortError, UplinkOptions, loss_text};
+use super::{NicPortError, UplinkOptions, loss_text, taken};
 use crate::dataplane::{Dataplane, PortChange, PortState};
 use crate::handover;
 
@@ -51,6 +51,8 @@ impl Uplink {
         let was_open = handover::has(&super::port::record_name(&options.name));
         // Also if the interface is down now: its settings are restored at the end.
         let found = Interface::find(&options.config.interface).ok().flatten();
+        // Before anything is set on the interface.
+        taken::forget_unused(&dataplane, options.number);
         let settings = found.and_then(|found| resumed(&options.name, &found));
         Uplink {
             dataplane,
@@ -292,7 +294,7 @@ impl Uplink {
     fn close(&mut self) {
         self.drop_port();
         // Those of the predecessor, if the port was never opened.
-        self.dataplane.close_taken_nic(self.options.number);
+        taken::close(&self.dataplane, self.options.number);
         let left = self.settings.take().map(|mut settings| settings.put_back());
         for why in left.into_iter().flatten() {
             let interface = &self.options.config.interface;
