@@ -113,7 +113,8 @@ until_so() {
   done
 }
 says() { [ "$(property StatusText)" = "$1" ]; }
-has_restarted() { [ "$(property NRestarts)" = 1 ] && [ "$(property ActiveState)" = active ]; }
+# has_restarted COUNT: more often than that.
+has_restarted() { [ "$(property NRestarts)" -gt "$1" ] && [ "$(property ActiveState)" = active ]; }
 # doctor ID: severity and text of a finding.
 doctor() {
   { crosspoint doctor --config /etc/crosspoint/crosspoint.toml --json || true; } |
@@ -173,9 +174,22 @@ inside_systemd() {
   until_so "it is started again by its supervisor" is_another "$before"
   until_so "it is as before" says "$up"
   [ "$(property MainPID) $(property NRestarts)" = "$main 0" ]
+  # The main process dies: the switch goes on, with its sockets, and so does the next main process with it.
+  before=$(switch)
+  kill -KILL "$main"
+  sleep 0.3
+  [ "$(switch)" = "$before" ]
+  [ -S /run/crosspoint/guests/web-1.sock ]
+  until_so "systemd starts another main process" has_restarted 0
+  until_so "it is as before" says "$up"
+  [ "$(switch) $(property NRestarts)" = "$before 1" ]
+  [ "$(property MainPID)" != "$main" ]
+  crosspoint upgrade
+  is_another "$before"
+  until_so "it is as before" says "$up"
   python3 /run/hold.py "$(worker)" 6 &
   until_so "the status names the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'
-  until_so "it is started again" has_restarted
+  until_so "it is started again" has_restarted 1
   logged _PID=1 | grep -q 'Watchdog timeout'
   until_so "it is as before" says "$up"
   systemctl stop crosspoint

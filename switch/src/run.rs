@@ -91,7 +91,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
     let mut heartbeat_at = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) && !handover::is_abandoned() {
         // Cleared before the files are read: a signal that comes meanwhile asks for another reload.
         if reload.swap(false, Ordering::Relaxed) && !daemon.try_reload() {
             reload.store(true, Ordering::Relaxed);

@@ -58,6 +58,8 @@ mod service;
 mod sflow;
 #[path = "e2e/shares.rs"]
 mod shares;
+#[path = "e2e/supervisor.rs"]
+mod supervisor;
 #[path = "e2e/switchover.rs"]
 mod switchover;
 #[path = "e2e/top.rs"]
@@ -68,6 +70,8 @@ mod tunnels;
 mod upgrade;
 #[path = "e2e/uplinks.rs"]
 mod uplinks;
+#[path = "e2e/versions.rs"]
+mod versions;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/weights.rs"]

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ use rustix::net::{
 };
 use thiserror::Error;
 
-use crate::VERSION;
 use crate::message::{Kind, Message};
+use crate::{VERSIONS, Versions};
 
 const MAGIC: u32 = 0x4352_5350;
 const HEADER_LEN: usize = 20;
@@ -42,13 +43,20 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::WRITE);
 /// The flag of a body in a memory file.
 const IN_FILE: u16 = 1;
+/// The flag of a critical record.
+const CRITICAL: u16 = 2;
 
 /// Why a message cannot be sent or received.
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// The other side has another version.
-    #[error("the other side sends version {0} of the hand-over, and this one reads {VERSION}")]
-    Version(u16),
+    #[error("the other side writes version {found} of the hand-over, and this one reads {} to {}", reads.start(), reads.end())]
+    Version {
+        /// What it writes.
+        found: u16,
+        /// What this side reads.
+        reads: Versions,
+    },
     /// The message is malformed or too long.
     #[error("a message of the hand-over is malformed: {0}")]
     Malformed(&'static str),
@@ -69,10 +77,14 @@ pub struct Link {
     socket: OwnedFd,
     /// Held while a message's packets are sent.
     sending: Mutex<()>,
+    reads: Versions,
+    /// The version in which it writes.
+    writes: AtomicU16,
 }
 
 /// A packet's header.
 struct Header {
+    version: u16,
     kind: u16,
     flags: u16,
     name_len: usize,
@@ -85,7 +97,7 @@ impl Header {
     fn bytes(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..4].copy_from_slice(&MAGIC.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&VERSION.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.version.to_ne_bytes());
         bytes[6..8].copy_from_slice(&self.kind.to_ne_bytes());
         bytes[8..10].copy_from_slice(&self.flags.to_ne_bytes());
         bytes[10..12].copy_from_slice(&(self.name_len as u16).to_ne_bytes());
@@ -102,10 +114,8 @@ impl Header {
         if bytes.len() < HEADER_LEN || long(0) != MAGIC {
             return Err(LinkError::Malformed("no header"));
         }
-        if short(4) != VERSION {
-            return Err(LinkError::Version(short(4)));
-        }
         let header = Header {
+            version: short(4),
             kind: short(6),
             flags: short(8),
             name_len: usize::from(short(10)),
@@ -134,10 +144,35 @@ impl Link {
 
     /// The end whose descriptor is `socket`.
     pub fn of(socket: OwnedFd) -> Link {
+        Link::with_versions(socket, VERSIONS)
+    }
+
+    /// Like [`of`](Self::of), of a program that reads these versions.
+    pub fn with_versions(socket: OwnedFd, reads: Versions) -> Link {
+        let writes = AtomicU16::new(*reads.start());
         Link {
             socket,
             sending: Mutex::new(()),
+            reads,
+            writes,
         }
+    }
+
+    /// Checks the version of what was received, and writes that of now on if it is higher than what this side writes.
+    fn hear(&self, header: &Header) -> Result<(), LinkError> {
+        let found = header.version;
+        // The one message that every version understands.
+        if header.kind == Kind::Refused as u16 {
+            return Ok(());
+        }
+        if !self.reads.contains(&found) {
+            return Err(LinkError::Version {
+                found,
+                reads: self.reads.clone(),
+            });
+        }
+        self.writes.fetch_max(found, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sends a message. Waits while the other side has no room, at most five seconds.
@@ -147,6 +182,28 @@ impl Link {
         name: &str,
         body: &[u8],
         fds: &[BorrowedFd<'_>],
+    ) -> Result<(), LinkError> {
+        self.send_flagged(kind, (name, body), fds, 0)
+    }
+
+    /// Sends a record, as [`send`](Self::send) does; [`Message::is_critical`] tells what `is_critical` means.
+    pub fn send_record(
+        &self,
+        name: &str,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+        is_critical: bool,
+    ) -> Result<(), LinkError> {
+        let flags = if is_critical { CRITICAL } else { 0 };
+        self.send_flagged(Kind::Record, (name, body), fds, flags)
+    }
+
+    fn send_flagged(
+        &self,
+        kind: Kind,
+        (name, body): (&str, &[u8]),
+        fds: &[BorrowedFd<'_>],
+        flags: u16,
     ) -> Result<(), LinkError> {
         if name.len() > NAME_MAX || body.len() > BODY_MAX || fds.len() >= FDS_MAX {
             return Err(LinkError::Malformed("it is too long to be sent"));
@@ -167,8 +224,9 @@ impl Link {
         while is_first || !left.is_empty() {
             let (now, later) = left.split_at(left.len().min(FDS_OF_PACKET));
             let header = Header {
+                version: self.writes.load(Ordering::Relaxed),
                 kind: kind as u16,
-                flags: if file.is_some() { IN_FILE } else { 0 },
+                flags: flags | if file.is_some() { IN_FILE } else { 0 },
                 name_len: if is_first { name.len() } else { 0 },
                 body_len: if is_first { body.len() } else { 0 },
                 fds_left: left.len(),
@@ -256,6 +314,7 @@ impl Link {
             name,
             body,
             fds,
+            is_critical: header.flags & CRITICAL != 0,
         }))
     }
 
@@ -296,7 +355,9 @@ impl Link {
                     "not all of its descriptors arrived: raise the limit of open files (LimitNOFILE)",
                 ));
             }
-            return Ok(Some((Header::parse(&buffer[..got.bytes])?, got.bytes)));
+            let header = Header::parse(&buffer[..got.bytes])?;
+            self.hear(&header)?;
+            return Ok(Some((header, got.bytes)));
         }
     }
 
@@ -390,6 +451,7 @@ mod tests {
     fn another_version_and_nonsense_are_told_apart() {
         let (a, b) = ends();
         let mut bytes = Header {
+            version: *VERSIONS.start(),
             kind: Kind::Ready as u16,
             flags: 0,
             name_len: 0,
@@ -402,9 +464,37 @@ mod tests {
             b.receive().unwrap_err()
         };
         assert!(matches!(send(&bytes[..7]), LinkError::Malformed(_)));
-        bytes[4..6].copy_from_slice(&(VERSION + 1).to_ne_bytes());
-        assert!(matches!(send(&bytes), LinkError::Version(_)));
+        bytes[4..6].copy_from_slice(&(VERSIONS.end() + 1).to_ne_bytes());
+        assert!(matches!(send(&bytes), LinkError::Version { .. }));
         bytes[0] ^= 1;
         assert!(matches!(send(&bytes), LinkError::Malformed(_)));
+    }
+
+    #[test]
+    fn a_side_that_reads_an_older_version_writes_it_and_one_that_does_not_refuses_in_words() {
+        let sides = |a: Versions, b: Versions| {
+            let (own, its) = Link::pair().unwrap();
+            let own = Link::with_versions(own.socket, a);
+            (own, Link::with_versions(its, b))
+        };
+        let writes = |link: &Link| link.writes.load(Ordering::Relaxed);
+        for (a, b) in [(1..=1, 1..=3), (1..=3, 1..=1), (2..=2, 1..=3)] {
+            let agreed = *a.start();
+            let (a, b) = sides(a, b);
+            a.send(Kind::Ready, "", b"", &[]).unwrap();
+            b.receive().unwrap();
+            b.send(Kind::Ready, "", b"", &[]).unwrap();
+            a.receive().unwrap();
+            assert_eq!((writes(&a), writes(&b)), (agreed, agreed));
+        }
+        let (a, b) = sides(1..=1, 2..=2);
+        a.send(Kind::Begin, "", b"", &[]).unwrap();
+        let why = b.receive().unwrap_err().to_string();
+        assert_eq!(
+            why,
+            "the other side writes version 1 of the hand-over, and this one reads 2 to 2"
+        );
+        b.send(Kind::Refused, "", why.as_bytes(), &[]).unwrap();
+        assert_eq!(a.receive().unwrap().unwrap().text(), why);
     }
 }

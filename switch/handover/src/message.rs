@@ -18,7 +18,8 @@ pub enum Kind {
     Begin = 3,
     /// From a new process: it is ready. After an upgrade's start: it has prepared everything, and touches no ring.
     Ready = 4,
-    /// To the running process: no port and no session may change until the upgrade is over.
+    /// To the running process: no port and no session may change until the upgrade is over. Its descriptor is the attempt's
+    /// [`Claim`](crate::Claim).
     Hold = 5,
     /// From the running process: nothing changes any more; frames still flow.
     Held = 6,
@@ -43,11 +44,13 @@ pub enum Kind {
     /// From the running process: what the service manager is to be told, as sd_notify(3) has it. It hears only the main process,
     /// which is the supervisor.
     Notify = 16,
+    /// From the running process to a supervisor that has connected to it ([`adopt`](crate::adopt)), before its records.
+    Adopted = 17,
 }
 
 impl Kind {
     pub(crate) fn of(number: u16) -> Kind {
-        const ALL: [Kind; 16] = [
+        const ALL: [Kind; 17] = [
             Kind::Record,
             Kind::Forget,
             Kind::Begin,
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Alone,
             Kind::Heartbeat,
             Kind::Notify,
+            Kind::Adopted,
         ];
         let known = ALL.into_iter().find(|kind| *kind as u16 == number);
         known.unwrap_or(Kind::Unknown)
@@ -73,7 +77,8 @@ impl Kind {
 /// Text of [`Kind::Resume`] after [`Kind::Go`].
 pub const WAS_STARTED: &str = "started";
 
-/// The body of [`Kind::Begin`], as JSON.
+/// The body of [`Kind::Begin`], as JSON. Its descriptors are the socket at which the process waits for another supervisor
+/// ([`Meeting`](crate::Meeting)) and, for [`Start::Prepare`], the attempt's [`Claim`](crate::Claim).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Begin {
     /// How the process starts.
@@ -84,6 +89,9 @@ pub struct Begin {
     /// Ends of a process that were not in order, since the supervisor started.
     #[serde(default)]
     pub crashes: u64,
+    /// How long the process goes on after its supervisor has died, while it waits for the next one; 0: not at all.
+    #[serde(default)]
+    pub unsupervised_s_max: u64,
 }
 
 /// How a new process starts.
@@ -109,6 +117,8 @@ pub struct Message {
     pub body: Vec<u8>,
     /// Its descriptors, in the order of the body's.
     pub fds: Vec<OwnedFd>,
+    /// Of a record: a program that does not know it must not take over in an upgrade, since guests would be lost.
+    pub is_critical: bool,
 }
 
 impl Message {

@@ -56,7 +56,7 @@ impl Store {
     pub fn send_where(&self, link: &Link, fits: impl Fn(&str) -> bool) -> Result<(), LinkError> {
         for record in self.records.values().filter(|record| fits(&record.name)) {
             let fds: Vec<_> = record.fds.iter().map(AsFd::as_fd).collect();
-            link.send(Kind::Record, &record.name, &record.body, &fds)?;
+            link.send_record(&record.name, &record.body, &fds, record.is_critical)?;
         }
         Ok(())
     }
@@ -103,6 +103,7 @@ mod tests {
             name: name.to_owned(),
             body: vec![7; len],
             fds: Vec::new(),
+            is_critical: false,
         }
     }
 

@@ -3,8 +3,8 @@
 //! The supervisor reads nothing that a guest or a front end has written. It holds copies of descriptors, in [`Store`]; closes
 //! them on a thread of their own, since a close can block; and starts processes of the switch.
 
-mod closer;
 mod process;
+mod renew;
 mod request;
 mod upgrade;
 
@@ -12,20 +12,22 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crosspoint_daemon::handover::Closer;
 use crosspoint_daemon::service::notify;
-use crosspoint_handover::{BYTES_MAX, Begin, Kind, Message, RECORDS_MAX, Start, Store};
+use crosspoint_handover::{
+    Adopted, BYTES_MAX, Begin, Kind, Meeting, Message, Orphan, RECORDS_MAX, Start, Store, adopt,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 
 use crate::run::raise_open_files;
-use closer::Closer;
-use process::{End, Process, Program};
+use process::{End, Process, Program, Status};
 use request::Requests;
 use request::Upgrade;
 pub(crate) use request::UpgradeCommand;
@@ -44,6 +46,8 @@ const LOOK: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
+/// How long a process that another supervisor has left may take to answer.
+const ADOPTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// Crashes within this time are counted together.
 const CRASHES_WITHIN: Duration = Duration::from_secs(60);
 /// From this many on, the supervisor gives up, and leaves the restart to the service manager.
@@ -64,11 +68,14 @@ pub(crate) struct Supervise {
     config: PathBuf,
     #[command(flatten)]
     socket: request::Socket,
+    /// How long the switch goes on when the supervisor dies, and waits for another one
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    without_supervisor: u64,
 }
 
 impl Supervise {
     pub(crate) fn run(self) -> ExitCode {
-        match supervise(&self.config, &self.socket.supervisor_socket) {
+        match supervise(&self) {
             Ok(code) => code,
             Err(why) => {
                 say(&format!("error: {why}"));
@@ -133,6 +140,9 @@ struct Supervisor {
     /// The program of the process before the current one.
     former: Option<Program>,
     current: Process,
+    /// Where the current process waits for another supervisor if this one dies.
+    meeting: Meeting,
+    unsupervised_s_max: u64,
     /// The records of the current process.
     store: Store,
     closer: Closer,
@@ -144,32 +154,89 @@ struct Supervisor {
     crashes: Vec<Instant>,
 }
 
-fn supervise(config: &Path, socket: &Path) -> io::Result<ExitCode> {
+fn supervise(options: &Supervise) -> io::Result<ExitCode> {
     raise_open_files();
     let signals = Signals::new()?;
     let program = Program::Path(installed_program()?);
-    let requests = Requests::listen(socket)?;
-    let store = Store::default();
+    let requests = Requests::listen(&options.socket.supervisor_socket)?;
     let begin = Begin {
         start: Start::Fresh,
         upgrades: 0,
         crashes: 0,
+        unsupervised_s_max: options.without_supervisor,
     };
-    let current = Process::start(&program, config, begin, &store)?;
+    let place = meeting_path(&options.socket.supervisor_socket);
+    let former = renew::former();
+    let (current, meeting, adopted) = match adopted(&place)? {
+        Some((current, adopted, meeting)) => (current, meeting, adopted),
+        None => {
+            let meeting = Meeting::bind(&place).map_err(|why| explained(&place, why))?;
+            let fds = [meeting.as_fd()];
+            let store = Store::default();
+            let current = Process::start(&program, &options.config, (begin, &fds), &store)?;
+            (current, meeting, Adopted::default())
+        }
+    };
     let supervisor = Supervisor {
-        config: config.to_owned(),
+        config: options.config.clone(),
         program,
-        former: None,
+        former,
         current,
-        store,
+        meeting,
+        unsupervised_s_max: options.without_supervisor,
+        store: Store::default(),
         closer: Closer::start()?,
         signals,
         upgraded_at: None,
-        upgrades: 0,
-        crashes_total: 0,
+        upgrades: adopted.upgrades,
+        crashes_total: adopted.crashes,
         crashes: Vec::new(),
     };
-    supervisor.run(&requests)
+    let code = supervisor.run(&requests)?;
+    // The switch has ended: no other supervisor finds it.
+    let _ = std::fs::remove_file(&place);
+    Ok(code)
+}
+
+/// The file of the socket at which the switch waits for another supervisor.
+fn meeting_path(supervisor_socket: &Path) -> PathBuf {
+    let mut path = supervisor_socket.as_os_str().to_owned();
+    path.push(".switch");
+    path.into()
+}
+
+/// An error of a supervisor's socket, with its path.
+fn explained(path: &Path, why: io::Error) -> io::Error {
+    let path = path.display();
+    let text = format!("cannot listen on {path}: {why}; --supervisor-socket names another");
+    io::Error::new(why.kind(), text)
+}
+
+/// The process of the switch that a supervisor before this one has left, if there is one.
+fn adopted(path: &Path) -> io::Result<Option<(Process, Adopted, Meeting)>> {
+    let found = adopt(path, ADOPTION_TIME_MAX).map_err(|why| {
+        let path = path.display();
+        io::Error::other(format!("the switch that waits at {path}: {why}"))
+    })?;
+    let Some(Orphan { pid, link, adopted }) = found else {
+        return Ok(None);
+    };
+    let mut process = Process::of(pid, link)?;
+    match adopted {
+        Some((adopted, meeting)) => {
+            say(&format!(
+                "goes on with the switch that another supervisor has left (process {pid})"
+            ));
+            Ok(Some((process, adopted, meeting)))
+        }
+        None => {
+            say(&format!(
+                "error: the switch that another supervisor has left (process {pid}) says nothing: it is ended"
+            ));
+            process.kill();
+            Ok(None)
+        }
+    }
 }
 
 /// The path of this program, as it was started by: a symbolic link may lead to another version later.
@@ -211,8 +278,9 @@ impl Supervisor {
             if spoken && let Some(code) = self.hear()? {
                 return Ok(code);
             }
+            self.renew();
             if asked {
-                let switch = self.current.id();
+                let switch = self.current.pid();
                 requests.answer(switch, |upgrade| self.upgrade(upgrade));
             }
         }
@@ -224,6 +292,7 @@ impl Supervisor {
             start,
             upgrades: self.upgrades + u64::from(is_upgrade),
             crashes: self.crashes_total,
+            unsupervised_s_max: self.unsupervised_s_max,
         }
     }
 
@@ -264,7 +333,8 @@ impl Supervisor {
             }
         }
         match self.current.wait_until(deadline) {
-            End::Ended(status) => code_of(status),
+            // Of a process that another supervisor has started the status is not known.
+            End::Ended(status) => status.map_or(ExitCode::SUCCESS, |status| code_of(Some(status))),
             End::Runs => {
                 say("error: the switch does not end, and is killed: interfaces keep its settings");
                 self.current.kill();
@@ -337,7 +407,7 @@ impl Supervisor {
                 return Ok(Some(ExitCode::FAILURE));
             }
         };
-        let is_in_order = status.is_some_and(|status| status.success());
+        let is_in_order = status.is_some_and(Status::is_success);
         if is_in_order || (!self.current.is_ready && self.crashes.is_empty()) {
             return Ok(Some(code_of(status)));
         }
@@ -368,13 +438,14 @@ impl Supervisor {
         ));
         self.tell_manager("WATCHDOG=1\n");
         let begin = self.begin(Start::AfterCrash);
-        self.current = match Process::start(&program, &self.config, begin, &self.store) {
+        let fds = &[self.meeting.as_fd()];
+        self.current = match Process::start(&program, &self.config, (begin, fds), &self.store) {
             Ok(process) => process,
             Err(why) => {
                 say(&format!(
                     "error: it cannot be started: {why}; trying what is installed"
                 ));
-                Process::start(&self.program, &self.config, begin, &self.store)?
+                Process::start(&self.program, &self.config, (begin, fds), &self.store)?
             }
         };
         Ok(None)
@@ -420,7 +491,6 @@ fn wait<const N: usize>(fds: [std::os::fd::BorrowedFd<'_>; N]) -> io::Result<[bo
     Ok(polled.map(|fd| !fd.revents().is_empty()))
 }
 
-fn code_of(status: Option<ExitStatus>) -> ExitCode {
-    let code = status.and_then(|status| status.code());
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+fn code_of(status: Option<Status>) -> ExitCode {
+    ExitCode::from(status.and_then(Status::code).unwrap_or(1))
 }

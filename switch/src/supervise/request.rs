@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 /// How long a client may take to send its request, or to read the answer.
@@ -123,15 +124,7 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn listen(path: &Path) -> io::Result<Requests> {
-        let explained = |why: io::Error| {
-            io::Error::new(
-                why.kind(),
-                format!(
-                    "cannot listen on {}: {why}; --supervisor-socket names another",
-                    path.display()
-                ),
-            )
-        };
+        let explained = |why: io::Error| super::explained(path, why);
         if UnixStream::connect(path).is_ok() {
             return Err(explained(io::ErrorKind::AddrInUse.into()));
         }
@@ -157,14 +150,14 @@ impl Requests {
     /// Answers one client, unless it is process `switch`, which may have been taken over by a guest.
     pub(super) fn answer(
         &self,
-        switch: u32,
+        switch: Pid,
         mut upgrade: impl FnMut(Upgrade) -> Result<String, String>,
     ) {
         let Ok((client, _)) = self.listener.accept() else {
             return;
         };
         let peer = rustix::net::sockopt::socket_peercred(&client);
-        let is_switch = |peer: rustix::net::UCred| peer.pid.as_raw_nonzero().get() as u32 == switch;
+        let is_switch = |peer: rustix::net::UCred| peer.pid == switch;
         if peer.is_ok_and(is_switch) {
             return;
         }

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crosspoint_handover::{Kind, Message, Start, Store, WAS_STARTED};
+use crosspoint_daemon::handover::Closer;
+use crosspoint_handover::{Claim, Kind, Message, Start, Store, WAS_STARTED};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::closer::Closer;
 use super::process::{Process, Program};
 use super::{Supervisor, Upgrade, say};
 
@@ -51,9 +51,14 @@ impl Supervisor {
             false => self.program.clone(),
             true => self.former.clone().ok_or("there is no former program: nothing has been upgraded since the supervisor started")?,
         };
-        self.tell(Kind::Hold, "")?;
+        let claim = Claim::new().map_err(|why| why.to_string())?;
+        let held = self
+            .current
+            .link
+            .send(Kind::Hold, "", b"", &[claim.as_fd()]);
+        held.map_err(|why| format!("the running process does not hear {:?}: {why}", Kind::Hold))?;
         let mut attempt = Attempt::default();
-        let result = self.replace(&program, upgrade, &mut attempt);
+        let result = self.replace(&program, upgrade, (&claim, &mut attempt));
         if attempt.is_done {
             return result;
         }
@@ -74,13 +79,16 @@ impl Supervisor {
         &mut self,
         program: &Program,
         upgrade: Upgrade,
-        attempt: &mut Attempt,
+        (claim, attempt): (&Claim, &mut Attempt),
     ) -> Result<String, String> {
         self.await_current(Kind::Held, HELD_TIME_MAX)?;
         let new = Process::start(
             program,
             &self.config,
-            self.begin(Start::Prepare),
+            (
+                self.begin(Start::Prepare),
+                &[self.meeting.as_fd(), claim.as_fd()],
+            ),
             &self.store,
         );
         let new = attempt
@@ -282,6 +290,7 @@ mod tests {
             name: name.to_owned(),
             body: body.to_vec(),
             fds: Vec::new(),
+            is_critical: false,
         };
         let mut last = Vec::new();
         for (name, body) in [

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crosspoint_guest::{Guest, GuestOptions};
-use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start, Store, WAS_STARTED};
+use crosspoint_handover::{
+    Begin, Claim, Kind, Link, Meeting, Message, SUPERVISED, Start, Store, WAS_STARTED, adopt,
+};
 
 use crate::harness::{Host, Lab, binary, connect_to, frame, guest, mac, s, wait_until, xdp};
 
@@ -25,6 +27,10 @@ struct Supervisor<'a> {
     config: PathBuf,
     store: Store,
     started: u32,
+    /// Where a process waits for another supervisor.
+    meeting: Meeting,
+    /// Of the last attempt at an upgrade.
+    claim: Claim,
 }
 
 impl<'a> Supervisor<'a> {
@@ -41,6 +47,8 @@ impl<'a> Supervisor<'a> {
             config,
             store: Store::default(),
             started: 0,
+            meeting: Meeting::bind(&lab.socket("meeting")).expect("a socket"),
+            claim: Claim::new().expect("an eventfd"),
         }
     }
 
@@ -60,10 +68,38 @@ impl<'a> Supervisor<'a> {
             start,
             upgrades: 0,
             crashes: 0,
+            unsupervised_s_max: 10,
         };
         let begin = serde_json::to_vec(&begin).expect("JSON");
-        link.send(Kind::Begin, "", &begin, &[]).expect("it reads");
+        let fds = [self.meeting.as_fd(), self.claim.as_fd()];
+        let fds = if start == Start::Prepare {
+            &fds[..]
+        } else {
+            &fds[..1]
+        };
+        link.send(Kind::Begin, "", &begin, fds).expect("it reads");
         Switch { child, link }
+    }
+
+    /// Begins an upgrade, up to the successor's READY.
+    fn prepare(&mut self, old: &Switch) -> Switch {
+        self.claim = Claim::new().expect("an eventfd");
+        let sent = old.link.send(Kind::Hold, "", b"", &[self.claim.as_fd()]);
+        sent.expect("it reads");
+        self.hear(old, Kind::Held);
+        let new = self.start(Start::Prepare);
+        self.hear(&new, Kind::Ready);
+        new
+    }
+
+    /// Hands the positions to the successor, and lets it go.
+    fn go(&mut self, new: &Switch) {
+        for name in ["positions", "uplinks"] {
+            let record = self.store.remove(name).expect("positions");
+            let sent = new.link.send(Kind::Record, name, &record.body, &[]);
+            sent.expect("it reads");
+        }
+        new.say(Kind::Go, "");
     }
 
     /// Waits for a message of a process, and takes its records.
@@ -201,10 +237,7 @@ fn fails_at(fault: Fault, packed: bool) {
     reach(&mut supervisor, &old, &hosts);
     // Several times, so that rings are at other places than at their beginning.
     for round in 1..3 {
-        old.say(Kind::Hold, "");
-        supervisor.hear(&old, Kind::Held);
-        let new = supervisor.start(Start::Prepare);
-        supervisor.hear(&new, Kind::Ready);
+        let new = supervisor.prepare(&old);
         exchange(&mut pair, 10_000 * round, false, &|| logs(&supervisor));
         let mut was_started = "";
         if fault != Fault::Ready {
@@ -212,12 +245,7 @@ fn fails_at(fault: Fault, packed: bool) {
             supervisor.hear(&old, Kind::Frozen);
         }
         if matches!(fault, Fault::Go | Fault::Confirmed | Fault::None) {
-            for name in ["positions", "uplinks"] {
-                let record = supervisor.store.remove(name).expect("positions");
-                let sent = new.link.send(Kind::Record, name, &record.body, &[]);
-                sent.expect("it reads");
-            }
-            new.say(Kind::Go, "");
+            supervisor.go(&new);
             was_started = WAS_STARTED;
         }
         if matches!(fault, Fault::Confirmed | Fault::None) {
@@ -280,6 +308,72 @@ fn the_old_process_goes_on_if_the_new_one_fails_at_any_step() {
     }
 }
 
+/// The supervisor dies at this step of an upgrade. One of the two processes goes on at once, without a frame lost, and is the one
+/// that another supervisor finds.
+fn supervisor_dies_at(fault: Fault) {
+    let lab = Lab::new(s(90));
+    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
+    let mut supervisor = Supervisor::new(&lab, &ports);
+    let mut old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &GuestOptions::default()));
+    supervisor.catch_up(&old);
+    for round in 1..3 {
+        exchange(&mut pair, 10_000 * round, false, &|| supervisor.logs());
+        let mut new = supervisor.prepare(&old);
+        if fault != Fault::Ready {
+            old.say(Kind::Freeze, "");
+            supervisor.hear(&old, Kind::Frozen);
+        }
+        if matches!(fault, Fault::Go | Fault::Confirmed) {
+            supervisor.go(&new);
+        }
+        if fault == Fault::Confirmed {
+            supervisor.hear(&new, Kind::Confirmed);
+        }
+        // Both connections end.
+        for process in [&mut old, &mut new] {
+            process.link = Link::pair().expect("sockets").0;
+        }
+        exchange(&mut pair, 10_000 * round + 1000, false, &|| {
+            supervisor.logs()
+        });
+        let (mut left, mut ended) = match fault {
+            Fault::Ready | Fault::Frozen => (old, new),
+            _ => (new, old),
+        };
+        wait_until("the end of the other process", s(5), || {
+            ended.child.try_wait().expect("a child")
+        });
+        let found = wait_until("the process that is left", s(10), || {
+            let found = adopt(&lab.socket("meeting"), s(1)).expect("it speaks");
+            found.filter(|found| found.adopted.is_some())
+        });
+        assert_eq!(found.pid, rustix::process::Pid::from_child(&left.child));
+        left.link = found.link;
+        supervisor.store = Store::default();
+        supervisor.hear(&left, Kind::Ready);
+        supervisor.catch_up(&left);
+        exchange(&mut pair, 10_000 * round + 2000, false, &|| {
+            supervisor.logs()
+        });
+        old = left;
+    }
+    old.kill();
+    let after = supervisor.start(Start::AfterCrash);
+    supervisor.hear(&after, Kind::Ready);
+    exchange(&mut pair, 90_000, false, &|| supervisor.logs());
+    after.kill();
+}
+
+#[test]
+fn one_process_goes_on_if_the_supervisor_dies_at_any_step() {
+    for fault in [Fault::Ready, Fault::Frozen, Fault::Go, Fault::Confirmed] {
+        println!("{fault:?}");
+        supervisor_dies_at(fault);
+    }
+}
+
 /// A supervised switch, two guests that exchange frames, and one more.
 fn with_victim(lab: &Lab) -> (Supervisor<'_>, Switch, [Guest; 2], Guest) {
     let ports = ["g0", "g1", "victim"].map(|name| guest(lab, name));
@@ -339,18 +433,10 @@ fn a_guest_without_memory_is_left_behind_and_the_others_go_on() {
     let lab = Lab::new(s(60));
     let (mut supervisor, old, mut pair, victim) = with_victim(&lab);
     victim.memory().truncate(0, 0).expect("a cut");
-    old.say(Kind::Hold, "");
-    supervisor.hear(&old, Kind::Held);
-    let new = supervisor.start(Start::Prepare);
-    supervisor.hear(&new, Kind::Ready);
+    let new = supervisor.prepare(&old);
     old.say(Kind::Freeze, "");
     supervisor.hear(&old, Kind::Frozen);
-    let positions = supervisor.store.remove("positions").expect("positions");
-    let sent = new
-        .link
-        .send(Kind::Record, "positions", &positions.body, &[]);
-    sent.expect("it reads");
-    new.say(Kind::Go, "");
+    supervisor.go(&new);
     supervisor.hear(&new, Kind::Confirmed);
     old.say(Kind::Leave, "");
     new.say(Kind::Alone, "");

@@ -4,10 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Host, Lab, Ledger, Metrics, Process, run, s, wait_until};
 
@@ -39,6 +40,8 @@ pub struct Switch<'a> {
     control: PathBuf,
     metrics: &'static str,
     process: Process,
+    /// The supervisors that have followed `process`, each after the death of the one before.
+    next: Mutex<Vec<Process>>,
     stopped: bool,
 }
 
@@ -52,16 +55,51 @@ impl<'a> Switch<'a> {
 
     /// Like [`Switch::start_early`], by `crosspoint supervise`. Its process is the supervisor.
     pub fn start_supervised(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
-        let socket = lab.socket("supervisor");
-        let words = [
-            "supervise",
-            "--supervisor-socket",
-            socket.to_str().expect("a plain path"),
-        ];
-        let mut switch = Self::spawn_as(lab, "control", METRICS, cores, ports, (&words, &[]));
+        Self::start_supervised_by(Path::new(binary()), lab, cores, ports)
+    }
+
+    /// Like [`Switch::start_supervised`], by another program.
+    pub fn start_supervised_by(
+        program: &Path,
+        lab: &'a Lab,
+        cores: &[usize],
+        ports: &[String],
+    ) -> Self {
+        let (control, words) = (lab.socket("control"), supervise(lab));
+        let written = write_config(lab, cores, METRICS, &control, ports);
+        let mut command = lab.command(program);
+        command.args(words).arg("--config").arg(&written.1);
+        let mut switch = Self::of(lab, "control", METRICS, written.0, &command);
         switch.wait_ready();
         switch.wait_uplinks();
         switch
+    }
+
+    /// Kills the supervisor, runs `meanwhile`, and starts another supervisor.
+    pub fn replace_supervisor(&self, meanwhile: impl FnOnce()) {
+        self.kill_supervisor();
+        meanwhile();
+        let mut command = self.lab.command(binary());
+        command.args(supervise(self.lab)).arg("--config");
+        command.arg(self.config_path());
+        let mut next = self.next.lock().expect("no panic");
+        let name = format!("crosspoint-control-{}", 2 + next.len());
+        let mut process = Process::start(self.lab.dir(), &name, &command);
+        process.wait_for("goes on with the switch", s(10));
+        next.push(process);
+    }
+
+    /// Kills the supervisor, and waits for its end.
+    pub fn kill_supervisor(&self) {
+        let id = self.id();
+        let pid = Pid::from_raw(id as i32).expect("a process");
+        kill_process(pid, Signal::KILL).expect("it runs");
+        wait_until("the end of the supervisor", s(5), || {
+            let state = fs::read_to_string(format!("/proc/{id}/stat"));
+            state
+                .is_ok_and(|state| state.contains(") Z "))
+                .then_some(())
+        });
     }
 
     /// `crosspoint upgrade WORDS`: the exit status and the output.
@@ -81,11 +119,31 @@ impl<'a> Switch<'a> {
 
     /// Like [`supervised_id`](Self::supervised_id), while there may be none.
     pub fn try_supervised_id(&self) -> Option<u32> {
-        let id = self.process.id();
+        let id = self.id();
         let list = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let list = list.unwrap_or_default();
         let mut ids = list.split_whitespace().filter_map(|id| id.parse().ok());
-        ids.next_back()
+        // The process of a supervisor that has died is no child of the next one.
+        ids.next_back().or_else(|| self.processes().pop())
+    }
+
+    /// How many processes run this switch's configuration.
+    pub fn count_processes(&self) -> usize {
+        self.processes().len()
+    }
+
+    /// The processes that run this switch's configuration, whatever their parent.
+    fn processes(&self) -> Vec<u32> {
+        let path = self.config_path();
+        let wanted = format!("run\0--config\0{}\0", path.display());
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let runs = |process: &fs::DirEntry| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).ends_with(&wanted)
+        };
+        let ids = processes.filter(runs);
+        ids.filter_map(|process| process.file_name().to_str()?.parse().ok())
+            .collect()
     }
 
     /// Like [`Switch::start`], for a second one beside it.
@@ -174,29 +232,28 @@ impl<'a> Switch<'a> {
         ports: &[String],
         variables: &[(&str, &str)],
     ) -> Self {
-        Self::spawn_as(lab, name, metrics, cores, ports, (&["run"], variables))
+        let (config, path) = write_config(lab, cores, metrics, &lab.socket(name), ports);
+        let mut command = lab.command(binary());
+        command.arg("run").arg("--config").arg(path);
+        command.envs(variables.iter().copied());
+        Self::of(lab, name, metrics, config, &command)
     }
 
-    fn spawn_as(
+    fn of(
         lab: &'a Lab,
         name: &str,
         metrics: &'static str,
-        cores: &[usize],
-        ports: &[String],
-        (words, variables): (&[&str], &[(&str, &str)]),
+        config: String,
+        command: &Command,
     ) -> Self {
-        let control = lab.socket(name);
-        let (config, path) = write_config(lab, cores, metrics, &control, ports);
-        let mut command = lab.command(binary());
-        command.args(words).arg("--config").arg(path);
-        command.envs(variables.iter().copied());
-        let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), &command);
+        let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), command);
         Self {
             lab,
             config,
-            control,
+            control: lab.socket(name),
             metrics,
             process,
+            next: Mutex::default(),
             stopped: false,
         }
     }
@@ -364,7 +421,8 @@ impl<'a> Switch<'a> {
 
     /// Its process ID, which is also its main thread's.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        let next = self.next.lock().expect("no panic");
+        next.last().unwrap_or(&self.process).id()
     }
 
     /// The thread ID of a worker.
@@ -383,7 +441,9 @@ impl<'a> Switch<'a> {
 
     /// Its log so far.
     pub fn log(&self) -> String {
-        self.process.log()
+        let next = self.next.lock().expect("no panic");
+        let logs = next.iter().map(Process::log);
+        [self.process.log()].into_iter().chain(logs).collect()
     }
 
     /// Waits until these ports are up.
@@ -456,8 +516,18 @@ impl<'a> Switch<'a> {
         self.end_by(signal);
     }
 
+    /// Checks that a switch which has ended by itself has left nothing behind.
+    pub fn assert_left_nothing(mut self) {
+        self.stopped = true;
+        self.assert_all_gone();
+    }
+
     fn stop_by(&mut self, signal: Signal) {
         self.end_by(signal);
+        self.assert_all_gone();
+    }
+
+    fn assert_all_gone(&self) {
         for port in self.config.split("[[port]]").skip(1) {
             self.assert_gone(port);
         }
@@ -465,9 +535,11 @@ impl<'a> Switch<'a> {
 
     fn end_by(&mut self, signal: Signal) {
         self.stopped = true;
-        self.process.signal(signal);
-        let status = self.process.wait(s(10));
-        let log = self.process.log();
+        let next = self.next.get_mut().expect("no panic");
+        let process = next.last_mut().unwrap_or(&mut self.process);
+        process.signal(signal);
+        let status = process.wait(s(10));
+        let log = self.log();
         assert!(
             status.is_some_and(|status| status.success()),
             "{signal:?} ended the switch with {status:?}\n{log}"
@@ -506,6 +578,18 @@ impl Drop for Switch<'_> {
             self.stop_by(Signal::TERM);
         }
     }
+}
+
+/// `crosspoint supervise` for a switch of this lab, which goes on for some seconds without it.
+fn supervise(lab: &Lab) -> [String; 4] {
+    let socket = lab.socket("supervisor").display().to_string();
+    [
+        "supervise",
+        "--supervisor-socket",
+        &socket,
+        "--without-supervisor=4",
+    ]
+    .map(str::to_owned)
 }
 
 /// The program.

@@ -17,8 +17,12 @@
 //! | `addresses`, `counters` | learned addresses, counters | |
 //! | `connections` | connections of ports with security groups; `connections-since` those that began during an upgrade | |
 //!
-//! Without a supervisor nothing is recorded.
+//! Without a supervisor nothing is recorded. This process keeps the records too, so that it can go on when its supervisor dies,
+//! and give them to the next one.
 
+mod closer;
+mod connection;
+mod pretend;
 mod switchover;
 
 use std::collections::BTreeMap;
@@ -28,10 +32,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crosspoint_handover::{Begin, Kind, Link, Message, SUPERVISED, Start};
+use crosspoint_handover::{Begin, Claim, Kind, Link, Meeting, Message, SUPERVISED, Start};
 use serde::Serialize;
 
 use crate::service::log;
+pub use closer::Closer;
+use connection::Connection;
 pub(crate) use switchover::{go_on, record_tables, serve, take_over};
 
 /// The connection of this process to its supervisor: set once by [`connect`].
@@ -39,11 +45,17 @@ static SUPERVISOR: OnceLock<Supervisor> = OnceLock::new();
 
 /// The supervisor of this process.
 pub(crate) struct Supervisor {
-    link: Link,
+    connection: Connection,
     /// How this process was started.
     begin: Begin,
+    /// Where it waits for another supervisor.
+    meeting: Option<Meeting>,
+    /// Its right to the rings, if it was started for an upgrade.
+    claim: Option<Claim>,
     /// Whether its rings run.
     has_taken_over: AtomicBool,
+    /// Whether no supervisor has come after the last one died.
+    is_abandoned: AtomicBool,
     /// The predecessor's records that no part has taken yet.
     records: Mutex<BTreeMap<String, Message>>,
     /// Front ends whose sessions cannot be taken over, with the names of their records.
@@ -61,31 +73,74 @@ pub fn connect() -> Result<(), String> {
         return Ok(());
     }
     let socket = std::io::stdin().as_fd().try_clone_to_owned();
-    let link = Link::of(socket.map_err(|why| why.to_string())?);
-    // The end of the supervisor ends this process in order.
-    let with_parent = Some(rustix::process::Signal::TERM);
-    rustix::process::set_parent_process_death_signal(with_parent).map_err(|why| why.to_string())?;
-    let mut records = BTreeMap::new();
-    let begin: Begin = loop {
-        let message = link.receive().map_err(|why| why.to_string())?;
-        let message = message.ok_or("it has ended")?;
-        match message.kind {
-            Kind::Record => drop(records.insert(message.name.clone(), message)),
-            Kind::Begin => {
-                break serde_json::from_slice(&message.body).map_err(|why| why.to_string())?;
-            }
-            kind => return Err(format!("a message {kind:?} before {:?}", Kind::Begin)),
-        }
-    };
-    let supervisor = Supervisor {
-        link,
+    let link = pretend::link(socket.map_err(|why| why.to_string())?);
+    connect_by(link).map_err(|(link, why)| {
+        // Whatever version the supervisor has, it reads this.
+        let _ = link.send(Kind::Refused, "", why.as_bytes(), &[]);
+        why
+    })
+}
+
+fn connect_by(link: Link) -> Result<(), (Link, String)> {
+    let Received {
+        records,
         begin,
+        fds,
+    } = match receive_all(&link) {
+        Ok(all) => all,
+        Err(why) => return Err((link, why)),
+    };
+    if begin.start == Start::Prepare
+        && let Some(record) = records
+            .values()
+            .find(|record| connection::is_missed(record))
+    {
+        let name = &record.name;
+        let why = format!(
+            "the running version has {name:?}, which this one does not know, and guests would be lost without it"
+        );
+        return Err((link, why));
+    }
+    let mut fds = fds.into_iter();
+    let supervisor = Supervisor {
+        connection: Connection::new(link, records.values()),
+        begin,
+        meeting: fds.next().map(Meeting::of),
+        claim: fds.next().map(Claim::of),
         has_taken_over: AtomicBool::new(false),
+        is_abandoned: AtomicBool::new(false),
         records: Mutex::new(records),
         disconnected: Mutex::default(),
     };
     let _ = SUPERVISOR.set(supervisor);
     Ok(())
+}
+
+/// What a process gets before it starts: the records of its predecessor, and how it begins, with the descriptors of that.
+struct Received {
+    records: BTreeMap<String, Message>,
+    begin: Begin,
+    fds: Vec<OwnedFd>,
+}
+
+fn receive_all(link: &Link) -> Result<Received, String> {
+    let mut records = BTreeMap::new();
+    loop {
+        let message = link.receive().map_err(|why| why.to_string())?;
+        let message = message.ok_or("it has ended")?;
+        match message.kind {
+            Kind::Record => drop(records.insert(message.name.clone(), message)),
+            Kind::Begin => {
+                let begin = serde_json::from_slice(&message.body);
+                return Ok(Received {
+                    records,
+                    begin: begin.map_err(|why| why.to_string())?,
+                    fds: message.fds,
+                });
+            }
+            kind => return Err(format!("a message {kind:?} before {:?}", Kind::Begin)),
+        }
+    }
 }
 
 /// The supervisor, if there is one.
@@ -140,23 +195,27 @@ pub(crate) fn notify(lines: &str) -> bool {
     let Some(supervisor) = SUPERVISOR.get() else {
         return false;
     };
-    let _ = supervisor
-        .link
-        .send(Kind::Notify, "", lines.as_bytes(), &[]);
+    supervisor.connection.try_send(Kind::Notify, lines);
     true
 }
 
 /// Tells the supervisor that the main loop and every worker make progress.
 pub fn heartbeat() {
     if let Some(supervisor) = SUPERVISOR.get() {
-        let _ = supervisor.link.send(Kind::Heartbeat, "", b"", &[]);
+        supervisor.connection.try_send(Kind::Heartbeat, "");
     }
+}
+
+/// Whether this process's supervisor has died, and no other one has come in time: it is to end.
+pub fn is_abandoned() -> bool {
+    let abandoned = |supervisor: &Supervisor| supervisor.is_abandoned.load(Ordering::SeqCst);
+    SUPERVISOR.get().is_some_and(abandoned)
 }
 
 /// Tells the supervisor that this process cannot start, or not take over.
 pub fn refuse(why: &str) {
     if let Some(supervisor) = SUPERVISOR.get() {
-        let _ = supervisor.link.send(Kind::Refused, "", why.as_bytes(), &[]);
+        supervisor.connection.try_send(Kind::Refused, why);
     }
 }
 
@@ -180,7 +239,7 @@ pub(crate) fn put_bytes(name: &str, body: &[u8], fds: &[BorrowedFd<'_>]) -> bool
     let Some(supervisor) = SUPERVISOR.get() else {
         return false;
     };
-    let sent = supervisor.link.send(Kind::Record, name, body, fds);
+    let sent = supervisor.connection.record(name, body, fds);
     if let Err(why) = &sent {
         tracing::warn!(
             "{name} would not outlive this process: the supervisor cannot be told of it: {why}"
@@ -192,7 +251,7 @@ pub(crate) fn put_bytes(name: &str, body: &[u8], fds: &[BorrowedFd<'_>]) -> bool
 /// Ends the record of part `name`.
 pub(crate) fn forget(name: &str) {
     if let Some(supervisor) = SUPERVISOR.get()
-        && let Err(why) = supervisor.link.send(Kind::Forget, name, b"", &[])
+        && let Err(why) = supervisor.connection.forget(name)
     {
         tracing::warn!("the supervisor cannot be told that {name} is gone: {why}");
     }
@@ -230,6 +289,7 @@ pub(crate) fn take(name: &str) -> Option<Message> {
 impl Supervisor {
     /// Puts a record of the predecessor that has come late.
     fn put_late(&self, record: Message) {
+        self.connection.keep(&record);
         let records = self.records.lock();
         let mut records = records.unwrap_or_else(PoisonError::into_inner);
         records.insert(record.name.clone(), record);

@@ -11,23 +11,27 @@
 //! | sends its counters, ends | LEAVE | |
 //! | | ALONE | follows the uplinks' interfaces |
 //!
-//! If anything fails before CONFIRMED, the supervisor ends the successor and sends RESUME.
+//! If anything fails before CONFIRMED, the supervisor ends the successor and sends RESUME. If the supervisor dies, the one of the
+//! two that has taken the attempt's [`Claim`] goes on: the successor at GO, or this process if that has not come. It then waits for
+//! another supervisor ([`Supervisor::wait_for_another`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_handover::{Kind, LinkError, Message, WAS_STARTED};
+use std::sync::atomic::Ordering;
+
+use crosspoint_handover::{Adopted, Claim, Kind, LinkError, Meeting, Message, WAS_STARTED};
 
 use super::{
-    Supervisor, end_taking_over, forget, put, put_bytes, refuse_and_end, supervisor, take,
+    Supervisor, end_taking_over, forget, pretend, put, put_bytes, refuse_and_end, supervisor, take,
 };
 use crosspoint_engine::groups::Exported;
 
 use crate::dataplane::{Counters, LearnedTable};
 use crate::ports::vhost::Positions;
 use crate::reconcile::{HeldPorts, Nics, Running};
-use crate::service::log;
+use crate::service::{log, notify};
 
 /// How long a change of the configuration, or a front end in the middle of a message, is waited for.
 const HOLD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -62,25 +66,37 @@ pub(crate) fn serve(running: &Arc<Running>) {
         return;
     };
     supervisor.discard_rest();
+    for (name, is_critical) in pretend::records() {
+        let link = supervisor.connection.link();
+        let _ = link.send_record(&name, b"{}", &[], is_critical);
+    }
     supervisor.say(Kind::Ready, "");
     let running = Arc::downgrade(running);
     let thread = std::thread::Builder::new().name("cp-handover".to_owned());
     let serving = thread.spawn(move || {
-        while let Some(message) = supervisor.next() {
+        if let Some(Err(why)) = supervisor.meeting.as_ref().map(Meeting::own) {
+            tracing::warn!("another supervisor would not find this process: {why}");
+        }
+        loop {
+            let message = supervisor.next();
+            if message.is_none() && !supervisor.wait_for_another() {
+                return;
+            }
             let Some(running) = running.upgrade() else {
                 return;
             };
+            let Some(message) = message else {
+                notify::ready(&running.health().summary());
+                continue;
+            };
             match message.kind {
-                Kind::Hold => hand_over(&running, supervisor),
+                Kind::Hold => hand_over(&running, supervisor, message),
                 // Of an upgrade that this process gave up first.
                 Kind::Freeze => supervisor.say(Kind::Refused, "it has waited too long"),
                 Kind::Resume | Kind::Unknown => {}
                 kind => tracing::warn!("an unexpected message of the supervisor: {kind:?}"),
             }
         }
-        tracing::warn!(
-            "the supervisor has ended: no upgrade is possible, and a crash disconnects guests"
-        );
     });
     if let Err(why) = serving {
         tracing::error!("no upgrade is possible: no thread for it can be started: {why}");
@@ -160,7 +176,8 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
             Kind::Record if message.name == CONNECTIONS_SINCE => {
                 running.dataplane.take_connections(&message.body);
             }
-            Kind::Go => break,
+            Kind::Go if supervisor.claim.as_ref().is_none_or(Claim::take) => break,
+            Kind::Go => refuse_and_end("its predecessor goes on"),
             Kind::Unknown => {}
             kind => refuse_and_end(&format!(
                 "an unexpected message of the supervisor: {kind:?}"
@@ -189,8 +206,8 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
             }
             // Of uplinks, changed since this process began.
             Some(message) => supervisor.put_late(message),
-            // It will end this process too.
-            None => return,
+            // The predecessor, which has ended with it, has said no more.
+            None => break,
         }
     }
     running.open_uplinks(&|| supervisor.say(Kind::Heartbeat, ""));
@@ -224,7 +241,8 @@ fn begin_own(running: &Running) {
 }
 
 /// Hands everything over to a successor, or goes on.
-fn hand_over(running: &Running, supervisor: &Supervisor) {
+fn hand_over(running: &Running, supervisor: &Supervisor, hold: Message) {
+    let claim = hold.fds.into_iter().next().map(Claim::of);
     let mut was_started = false;
     let held = running.while_held(HOLD_TIME_MAX, SHUT_TIME_MAX, |ports| {
         put(ADDRESSES, &running.dataplane.learned(), &[]);
@@ -239,10 +257,10 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
             .map(|message| message.kind)
         {
             Some(Kind::Freeze) => {
-                was_started = hand_rings_over(ports, running, supervisor, seen.as_ref());
+                was_started = hand_rings_over(ports, running, (supervisor, claim), seen.as_ref());
             }
             Some(_) => {}
-            None => tracing::warn!("the supervisor says nothing: no upgrade"),
+            None => tracing::warn!("the supervisor says nothing, or has died: no upgrade"),
         }
     });
     if was_started {
@@ -262,7 +280,7 @@ fn hand_over(running: &Running, supervisor: &Supervisor) {
 fn hand_rings_over(
     ports: &HeldPorts<'_>,
     running: &Running,
-    supervisor: &Supervisor,
+    (supervisor, claim): (&Supervisor, Option<Claim>),
     seen: Option<&Exported>,
 ) -> bool {
     // Nearly all, while the rings still run.
@@ -278,8 +296,10 @@ fn hand_rings_over(
             running.end_exports(EXPORTS_TIME_MAX);
             leave()
         }
-        Some(message) => {
-            let was_started = message.text() == WAS_STARTED;
+        // A successor may have the rings: two owners are worse than none.
+        None if !claim.is_some_and(|claim| claim.take()) => leave(),
+        message => {
+            let was_started = message.is_some_and(|message| message.text() == WAS_STARTED);
             let nics = match was_started {
                 // Where its frames are is not known.
                 true => Nics::None,
@@ -289,8 +309,6 @@ fn hand_rings_over(
             ports.settle_all();
             was_started
         }
-        // A successor may have the rings: two owners are worse than none.
-        None => leave(),
     }
 }
 
@@ -310,15 +328,42 @@ fn leave() -> ! {
 
 impl Supervisor {
     fn say(&self, kind: Kind, text: &str) {
-        if let Err(why) = self.link.send(kind, "", text.as_bytes(), &[]) {
+        if let Err(why) = self.connection.send(kind, text) {
             tracing::warn!("the supervisor does not get {kind:?}: {why}");
         }
+    }
+
+    /// Waits for another supervisor after the last one has died, and gives it all records. Returns `false` when none has come in
+    /// time: the daemon is to end.
+    fn wait_for_another(&self) -> bool {
+        let time = Duration::from_secs(self.begin.unsupervised_s_max);
+        tracing::warn!(
+            "the supervisor has died: this process goes on, and ends if no other one has started within {} s",
+            time.as_secs()
+        );
+        let (upgrades, crashes) = (self.begin.upgrades, self.begin.crashes);
+        let own = Adopted { upgrades, crashes };
+        let adopted = self.meeting.as_ref().is_some_and(|meeting| {
+            let adopted = self.connection.wait(meeting, &own, time);
+            adopted.unwrap_or_else(|why| {
+                tracing::error!("no supervisor can be waited for: {why}");
+                false
+            })
+        });
+        match adopted {
+            true => tracing::info!("another supervisor has started"),
+            false => {
+                tracing::error!("no other supervisor has started: this process ends");
+                self.is_abandoned.store(true, Ordering::SeqCst);
+            }
+        }
+        adopted
     }
 
     /// The next message; `None` when the supervisor has ended.
     fn next(&self) -> Option<Message> {
         loop {
-            match self.link.receive() {
+            match self.connection.link().receive() {
                 Ok(message) => return message,
                 Err(LinkError::Io(why)) => {
                     tracing::error!("the supervisor cannot be heard: {why}");
@@ -331,6 +376,6 @@ impl Supervisor {
 
     /// Like [`next`](Self::next); `None` too when none has come after `time`.
     fn next_within(&self, time: Duration) -> Option<Message> {
-        self.link.receive_within(time).ok().flatten()
+        self.connection.link().receive_within(time).ok().flatten()
     }
 }
