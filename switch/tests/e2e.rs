@@ -18,6 +18,8 @@ mod contain;
 mod disturbance;
 #[path = "e2e/dpdk.rs"]
 mod dpdk;
+#[path = "e2e/during_upgrade.rs"]
+mod during_upgrade;
 #[path = "e2e/extras.rs"]
 mod extras;
 #[path = "e2e/groups.rs"]

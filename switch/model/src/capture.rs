@@ -216,6 +216,9 @@ pub struct Totals {
     pub missed: u64,
     /// Not inspected, because they exceeded the rate limit.
     pub over_rate: u64,
+    /// Whether the capture ended because another process of the switch has taken over.
+    #[serde(default)]
+    pub is_replaced: bool,
 }
 
 /// Why a capture or a trace cannot start.

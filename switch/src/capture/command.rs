@@ -235,8 +235,12 @@ fn words(totals: &Totals, wanted: &Wanted) -> String {
         captured,
         missed,
         over_rate,
+        is_replaced,
     } = totals;
     let mut text = format!("{captured} captured, {missed} missed, {over_rate} over the rate");
+    if *is_replaced {
+        text += "\nthe switch was upgraded, which ends captures: start it again for what follows";
+    }
     if *missed > 0 {
         text += "\nhelp: frames were missed because they were read too slowly: write to a file, use a filter, or keep fewer bytes (--snaplen)";
     }

@@ -172,7 +172,10 @@ fn an_upgrade_with_other_queues_opens_them_anew_and_leaves_none_behind() {
         let (status, said) = switch.upgrade(&[]);
         assert!(status.success(), "{said}");
         switch.wait_up(&["a", "b"]);
-        a.must_ping(&b);
+        // With one queue, the kernel gets what arrives in the other, which depends on the sender's core.
+        if text == &all {
+            a.must_ping(&b);
+        }
         counts.push(open());
     }
     assert_eq!(counts[..2], counts[2..], "{counts:?}\n{}", switch.log());

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::records::{Scribe, Tapped};
 use super::scene::Scene;
-use super::too_many;
+use super::{IS_REPLACED, RUNNING, too_many};
 use crate::dataplane::Dataplane;
 
 /// Memory of a capture's slots, bytes; and the limits of the number of slots, whatever the length of each.
@@ -124,12 +124,15 @@ pub(crate) fn capture(
     let (pid, uid) = (client.pid, client.uid);
     let port = wanted.port.as_deref().unwrap_or("any").escape_debug();
     tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a capture has started");
+    RUNNING.fetch_add(1, Ordering::SeqCst);
     let result = show(dataplane, wanted, (tapped, &info), client);
+    RUNNING.fetch_sub(1, Ordering::SeqCst);
     match &result {
         Ok(Totals {
             captured,
             missed,
             over_rate,
+            ..
         }) => tracing::info!(pid, captured, missed, over_rate, "a capture has ended"),
         Err(why) => tracing::info!(
             pid,
@@ -175,6 +178,7 @@ fn show(
         captured: stream.captured,
         missed: counts.missed,
         over_rate: counts.over_rate,
+        is_replaced: IS_REPLACED.load(Ordering::SeqCst),
     };
     stream.batch.clear();
     write_message(&Message::End(totals), &[], &mut stream.batch)?;

@@ -15,6 +15,8 @@ use super::{Dataplane, NewStream, Placed, Port, PortState, State, WorkerChange, 
 pub(super) struct Parked {
     pub(super) stream: Stream,
     pub(super) placed: Placed,
+    /// Whether `placed` says already what wakes the worker.
+    is_registered: bool,
 }
 
 impl Parked {
@@ -29,10 +31,15 @@ impl Parked {
             _ => None,
         };
         let counters = port.view.counters.clone();
+        let is_registered = new.place.is_some();
+        let (kick, has_wakeup) = match new.place {
+            Some(place) => place.take(),
+            None => (new.kick, false),
+        };
         let placed = Placed {
             worker,
-            kick: new.kick,
-            has_wakeup: false,
+            kick,
+            has_wakeup,
             node: if socket.is_some() {
                 port.node
             } else {
@@ -43,7 +50,11 @@ impl Parked {
             measured: Measured::from_now(&counters, worker, new.queue),
         };
         let stream = Stream::new((number, new.queue), new.source, counters);
-        Parked { stream, placed }
+        Parked {
+            stream,
+            placed,
+            is_registered,
+        }
     }
 }
 
@@ -93,12 +104,17 @@ impl Dataplane {
         let Parked {
             mut stream,
             mut placed,
+            is_registered,
         } = parked;
         let (id, waker) = (stream.id, &self.links[placed.worker].waker);
         // A wait on a socket costs time for each frame that it sends or receives. A worker that never sleeps does not
         // wait, so it needs no registration.
         let sleeps = self.options.sleep_after.is_some();
         let registered = match (&placed.socket, &placed.kick) {
+            _ if is_registered => placed
+                .has_wakeup
+                .then_some(())
+                .ok_or_else(|| io::Error::other("its kick descriptor cannot be waited for")),
             (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
             (Some(_), _) => Ok(()),
             (_, Some(kick)) => waker.register_kick(id, kick),
@@ -145,7 +161,15 @@ impl Dataplane {
             worker::unregister(&self.links[placed.worker], &placed);
             let index = given_up.iter().position(|stream| stream.id.1 == queue)?;
             let stream = given_up.swap_remove(index);
-            Some((queue, Parked { stream, placed }))
+            let is_registered = false;
+            Some((
+                queue,
+                Parked {
+                    stream,
+                    placed,
+                    is_registered,
+                },
+            ))
         });
         if let Some(Some(port)) = state.ports.get_mut(usize::from(number)) {
             port.parked.extend(&mut parked);

@@ -174,6 +174,16 @@ impl Dataplane {
         drop(before);
     }
 
+    /// Records the port's properties, for `show`.
+    pub(crate) fn show_properties(
+        &self,
+        attachment: &Attachment,
+        properties: BTreeMap<String, String>,
+    ) {
+        let show = |port: &mut Port| std::mem::replace(&mut port.properties, properties);
+        drop(self.with_port(attachment, show));
+    }
+
     /// The detail of the port's state.
     pub(crate) fn port_detail(&self, attachment: &Attachment) -> String {
         let detail = self.with_port(attachment, |port| port.detail.clone());

@@ -39,7 +39,9 @@ impl Dataplane {
     /// Changes of ports' rings wait from now on until [`end_batch`](Self::end_batch).
     pub(crate) fn begin_batch(&self) {
         let changes = self.changes();
-        self.lock().batch = Some(Batch {
+        let mut state = self.lock();
+        self.unregister_all(&std::mem::take(&mut state.released));
+        state.batch = Some(Batch {
             changes,
             unserved: Vec::new(),
             released: Vec::new(),
@@ -56,6 +58,7 @@ impl Dataplane {
             nics: Vec::new(),
         };
         let mut state = self.lock();
+        state.ahead = None;
         let Some(batch) = state.batch.take() else {
             return given_up;
         };
@@ -70,15 +73,23 @@ impl Dataplane {
             given_up.nics.extend(nics);
         }
         let mut released = batch.released;
-        for Parked { stream, placed } in batch.unserved {
+        for Parked { stream, placed, .. } in batch.unserved {
             given_up.streams.push(stream);
             released.push(placed);
         }
-        for placed in &released {
-            worker::unregister(&self.links[placed.worker], placed);
+        match rests {
+            // This process is about to end; if not, its rings start again, and then there is time.
+            true => state.released.extend(released),
+            false => self.unregister_all(&released),
         }
         drop(state);
         given_up
+    }
+
+    fn unregister_all(&self, released: &[Placed]) {
+        for placed in released {
+            worker::unregister(&self.links[placed.worker], placed);
+        }
     }
 
     /// What idle workers do: as configured, or sleep at once.

@@ -117,7 +117,8 @@ impl Dataplane {
             }
         }
         for new in change.add {
-            let worker = match (&new.source, port.options.worker) {
+            let of_place = new.place.as_ref().map(|place| place.worker);
+            let worker = match (&new.source, of_place.or(port.options.worker)) {
                 (Source::Nic(_), _) => nic_worker(port, new.queue),
                 (_, Some(worker)) => worker,
                 _ => placement::guest_worker(&candidates, new.node, busy_max),
@@ -153,7 +154,7 @@ impl Dataplane {
             }
         };
         let mut removed = self.publish(state, updates);
-        for Parked { stream, placed } in unserved {
+        for Parked { stream, placed, .. } in unserved {
             removed.push(stream);
             released.push(placed);
         }

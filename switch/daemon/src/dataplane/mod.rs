@@ -7,6 +7,7 @@
 
 mod admin;
 mod ageing;
+mod ahead;
 mod announce;
 mod attachment;
 mod balance;
@@ -55,6 +56,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use ageing::Ageing;
+pub(crate) use ahead::Place;
 pub(crate) use attachment::Attachment;
 use attachment::Calls;
 pub use balance::BalanceOptions;
@@ -176,6 +178,10 @@ struct State {
     config: ConfigStatus,
     /// Changes that are to reach the workers together.
     batch: Option<batch::Batch>,
+    /// What workers gave up in the last batch before they rested; their descriptors are still registered.
+    released: Vec<Placed>,
+    /// The workers as candidates for rings that will start together.
+    ahead: Option<Vec<placement::Candidate>>,
 }
 
 /// The switch, as the control threads see it.
@@ -261,6 +267,8 @@ impl Dataplane {
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
                 batch: None,
+                released: Vec::new(),
+                ahead: None,
                 config: ConfigStatus {
                     last_reload_success_timestamp_s: seconds_since_1970(),
                     ..ConfigStatus::default()

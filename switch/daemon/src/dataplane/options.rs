@@ -19,7 +19,7 @@ use crosspoint_model::status::ShownState;
 use crosspoint_vring::InflightRegion;
 use crosspoint_xsk::{XskRx, XskTx};
 
-use super::BalanceOptions;
+use super::{BalanceOptions, Place};
 
 /// Options of the dataplane, from the configuration.
 #[derive(Clone, Debug)]
@@ -153,6 +153,8 @@ pub struct NewStream {
     pub kick: Option<OwnedFd>,
     /// The memory node of a guest's ring, if the kernel reports it.
     pub node: Option<u32>,
+    /// Its place, if one was found ahead: that has its kick then.
+    pub(crate) place: Option<Place>,
 }
 
 /// A change to one port.
@@ -187,6 +189,7 @@ impl PortChange {
                 source: Source::Nic(rx),
                 kick: None,
                 node: None,
+                place: None,
             });
             nic.extend(tx.map(|tx| (queue, tx)));
         }

@@ -62,6 +62,11 @@ impl Dataplane {
         });
     }
 
+    /// Ends all taps. Their owners remove them.
+    pub(crate) fn end_taps(&self) {
+        self.lock().taps.iter().for_each(|tap| tap.end());
+    }
+
     /// The number of the port named `name`, if there is one.
     pub fn port_number(&self, name: &str) -> Option<u16> {
         let state = self.lock();

@@ -16,6 +16,7 @@
 //! another supervisor ([`Supervisor::wait_for_another`]).
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use super::{
 };
 use crosspoint_engine::groups::Exported;
 
+use crate::capture;
 use crate::dataplane::{Counters, LearnedTable};
 use crate::ports::vhost::Positions;
 use crate::reconcile::{HeldPorts, Nics, Running};
@@ -153,11 +155,33 @@ fn count(running: &Running, record: Option<Message>) {
 /// The longest time for the last records of connections, once a successor has the guests' rings: uplinks whose sockets are opened
 /// again wait for the end of this process.
 const EXPORTS_TIME_MAX: Duration = Duration::from_millis(20);
+/// The longest time for captures to send what they have.
+const CAPTURES_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// Memory that a ring of 256 entries takes, and room.
+const RING_HEAP_BYTES: usize = 8 << 10;
+/// The most memory that is made ready for all rings.
+const HEAP_BYTES_MAX: usize = 64 << 20;
+
+/// Makes the allocator have `bytes` that the kernel has given pages for already: while rings stand still, these page faults would
+/// take longer than all else. What it returns must be kept until the memory is used: the allocator gives back what is free at
+/// the end of its heap, and nothing before that.
+fn warm_heap(bytes: usize) -> Vec<u8> {
+    // Less than what malloc(3) maps for itself (M_MMAP_THRESHOLD).
+    const BLOCK: usize = 64 << 10;
+    let count = bytes.min(HEAP_BYTES_MAX).div_ceil(BLOCK);
+    let blocks: Vec<Vec<u8>> = (0..count).map(|_| vec![1; BLOCK]).collect();
+    let last = vec![1; BLOCK];
+    drop(black_box(blocks));
+    // Otherwise the compiler would leave it out.
+    black_box(last)
+}
 
 /// Waits until the predecessor has stopped its rings, and starts them here. Every port of `running` is prepared. If the
 /// predecessor goes on, this process ends.
 pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     learn(running);
+    let _kept = warm_heap(running.held().ring_count() * RING_HEAP_BYTES);
     supervisor.say(Kind::Ready, "");
     let mut positions = AllPositions::new();
     let mut uplinks = Vec::new();
@@ -293,6 +317,7 @@ fn hand_rings_over(
         Some(message) if message.kind == Kind::Leave => {
             put(COUNTERS, &running.dataplane.counters(), &[]);
             record_since(running, since.as_ref());
+            capture::end_all(&running.dataplane, CAPTURES_TIME_MAX);
             running.end_exports(EXPORTS_TIME_MAX);
             leave()
         }

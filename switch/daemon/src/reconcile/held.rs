@@ -9,6 +9,7 @@ use super::{Changing, Running};
 use crate::dataplane::{Dataplane, SuspendedNics};
 use crate::ports::nic::Uplinks;
 use crate::ports::vhost::{Positions, VhostPort};
+use crosspoint_engine::stream::Stream;
 
 /// Pause between two attempts to get the lock on what is being changed.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -180,6 +181,14 @@ impl Running {
 }
 
 impl HeldPorts<'_> {
+    /// The most rings that all guests can have.
+    pub(crate) fn ring_count(&self) -> usize {
+        self.changing
+            .guests()
+            .map(|(_, port)| port.ring_count())
+            .sum()
+    }
+
     /// Stops all rings and NIC queues at once, and returns the rings' positions and the queues.
     pub(crate) fn freeze_all(&self) -> (BTreeMap<String, Positions>, SuspendedNics) {
         self.dataplane.begin_batch();
@@ -189,10 +198,15 @@ impl HeldPorts<'_> {
         self.dataplane.begin_suspend_nics();
         let mut given_up = self.dataplane.end_batch(true);
         let nics = self.dataplane.end_suspend_nics(&mut given_up);
-        let mut all = BTreeMap::new();
-        for (name, port) in self.changing.guests() {
-            all.insert(name.clone(), port.end_freeze(&mut given_up.streams));
+        let mut streams: BTreeMap<u16, Vec<Stream>> = BTreeMap::new();
+        for stream in given_up.streams {
+            streams.entry(stream.id.0).or_default().push(stream);
         }
+        let positions = |(name, port): (&String, &VhostPort)| {
+            let streams = streams.remove(&port.number()).unwrap_or_default();
+            (name.clone(), port.end_freeze(streams))
+        };
+        let all = self.changing.guests().map(positions).collect();
         (all, nics)
     }
 

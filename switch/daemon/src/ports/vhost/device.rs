@@ -43,7 +43,7 @@ use rings::{OwnInflight, node_of};
 use vhost::vhost_user::{Error, Result};
 
 use crate::dataplane::caller::END_TIME_MAX;
-use crate::dataplane::{Attachment, Dataplane, NewStream, PortChange, PortState};
+use crate::dataplane::{Attachment, Dataplane, NewStream, Place, PortChange, PortState};
 use crate::handover;
 
 /// State of one vring.
@@ -67,6 +67,8 @@ struct Vring {
     was_running: bool,
     /// The memory node of the ring, once it was asked for: the kernel takes some microseconds for the answer.
     node: Option<Option<u32>>,
+    /// Its place at a worker, if it is about to start with many others.
+    place: Option<Place>,
     enabled: bool,
     running: bool,
     /// The receive ring, while it runs.
@@ -271,6 +273,7 @@ impl Device {
         self.stop(&[index]);
         let vring = self.vring(index)?;
         vring.kick = kick;
+        vring.place = None;
         vring.started = true;
         self.kept.has_changed = true;
         self.reconcile();
@@ -466,13 +469,28 @@ impl Device {
         Egress::Guest(queues)
     }
 
-    /// Starts every ring that can run and does not.
+    /// Starts every ring that can run and does not, and shows that.
     fn reconcile(&mut self) {
+        if self.start_rings() {
+            self.show_properties();
+        }
+    }
+
+    /// Shows what was negotiated.
+    fn show_properties(&self) {
+        if let Some(memory) = &self.memory {
+            let properties = self.properties(memory.get());
+            self.dataplane.show_properties(&self.attachment, properties);
+        }
+    }
+
+    /// Starts every ring that can run and does not. Returns whether the port has changed.
+    fn start_rings(&mut self) -> bool {
         if self.frozen || self.port_state() == PortState::Quarantined {
-            return;
+            return false;
         }
         let Some(memory) = self.memory.clone() else {
-            return;
+            return false;
         };
         let mut add = Vec::new();
         let mut started = false;
@@ -488,17 +506,17 @@ impl Device {
             (started, self.notes.has_run) = (true, true);
         }
         // Also when the last ring has stopped, since the port is then no longer up.
-        if started || self.port_state() != self.state().0 {
+        let has_changed = started || self.port_state() != self.state().0;
+        if has_changed {
             let egress = Some(self.egress());
-            let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
             self.change(PortChange {
                 egress,
                 add,
-                state,
-                properties,
+                state: Some(self.state()),
                 ..PortChange::default()
             });
         }
+        has_changed
     }
 
     /// Starts vring `index` if it is ready. Returns the stream if it is a transmit ring.
@@ -552,7 +570,9 @@ impl Device {
         }
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
-        let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+        let place = vring.place.take();
+        let kick = vring.kick.as_ref().filter(|_| place.is_none());
+        let kick = kick.and_then(|kick| kick.try_clone().ok());
         // The guest's driver runs on the node of its ring. One of the two areas was just read, so its page is in our page
         // table.
         let node = vring
@@ -565,6 +585,7 @@ impl Device {
             source,
             kick,
             node,
+            place,
         })))
     }
 }

@@ -46,8 +46,18 @@ impl VhostPort {
         self.handler.device().begin_freeze();
     }
 
+    /// The port's number.
+    pub(crate) fn number(&self) -> u16 {
+        self.handler.device().attachment.number()
+    }
+
+    /// The most rings that it can have.
+    pub(crate) fn ring_count(&self) -> usize {
+        2 * usize::from(self.handler.device().queue_pairs())
+    }
+
     /// Returns their positions, when the workers have given up `streams`.
-    pub(crate) fn end_freeze(&self, streams: &mut Vec<Stream>) -> Positions {
+    pub(crate) fn end_freeze(&self, streams: Vec<Stream>) -> Positions {
         self.handler.device().end_freeze(streams)
     }
 

@@ -398,14 +398,13 @@ impl Device {
         });
     }
 
-    /// Returns the positions of the rings that have stopped; their transmit rings are among `streams`.
-    pub(in super::super) fn end_freeze(&mut self, streams: &mut Vec<Stream>) -> Positions {
+    /// Returns the positions of the rings that have stopped; `streams` are their transmit rings.
+    pub(in super::super) fn end_freeze(&mut self, streams: Vec<Stream>) -> Positions {
         let mut positions: Positions = vec![None; self.vrings.len()];
         for (index, rx) in std::mem::take(&mut self.stopping) {
             positions[index] = Some(rx.base());
         }
-        let number = self.attachment.number();
-        for stream in streams.extract_if(.., |stream| stream.id.0 == number) {
+        for stream in streams {
             let stream = stream.end_direct(SEND_PATIENCE);
             if let (Some(tx), (_, queue)) = (stream.guest(), stream.id)
                 && let Some(position) = positions.get_mut(2 * usize::from(queue) + 1)
@@ -442,12 +441,13 @@ impl Device {
                 vring.inherits = false;
             }
         }
-        self.reconcile();
+        self.start_rings();
     }
 
     /// Records and shows the device after [`thaw`](Self::thaw), and calls the guest: a process that has ended may have owed it
     /// a call.
     pub(in super::super) fn settle(&mut self) {
+        self.show_properties();
         self.describe();
         let caller = self.attachment.caller.clone();
         let running = self.vrings.iter().map(|vring| vring.running);

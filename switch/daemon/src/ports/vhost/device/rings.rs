@@ -11,8 +11,8 @@ use crate::dataplane::numa;
 use crate::handover;
 
 impl Device {
-    /// Touches the pages of a ring that will start soon, and asks for its memory node: both take longer than all else when many
-    /// rings start together.
+    /// Touches the pages of a ring that will start soon, asks for its memory node, and finds its place at a worker: these take
+    /// longer than all else when many rings start together.
     pub(super) fn prefault(&mut self, index: usize) {
         let (Some(memory), Some(at)) = (self.memory.clone(), self.vrings[index].addresses) else {
             return;
@@ -22,8 +22,14 @@ impl Device {
             // It reads the indices; what it makes of them now does not matter.
             let _ = ring.resume_at(vring.base, false);
         }
-        if index % 2 == 1 {
-            vring.node = Some(node_of(memory.get(), at));
+        if index % 2 == 1 && vring.started && vring.enabled {
+            let node = node_of(memory.get(), at);
+            let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+            let queue = (index / 2) as u16;
+            vring.node = Some(node);
+            vring.place = self
+                .dataplane
+                .place_ahead(&self.attachment, queue, kick, node);
         }
     }
 

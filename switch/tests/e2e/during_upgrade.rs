@@ -1,0 +1,175 @@
+//! What is under way when the switch is upgraded: front ends that connect, a migration, a quarantine, captures.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crosspoint_guest::message::protocol;
+use crosspoint_guest::{Guest, GuestOptions};
+use rustix::process::Signal;
+
+use crate::harness::{
+    Exchange, Lab, Switch, connect_pair, frame, guest, mac, ping_pong, s, wait_until,
+};
+
+const PAGE: usize = 4096;
+
+fn must_upgrade(switch: &Switch<'_>) {
+    let before = switch.supervised_id();
+    let (status, text) = switch.upgrade(&[]);
+    assert!(status.success(), "{text}\n{}", switch.log());
+    assert_ne!(switch.supervised_id(), before, "another process: {text}");
+}
+
+/// Front ends connect, set up and leave all the time. Each sees at most that its connection ends, and can connect again; those
+/// that are set up go on.
+#[test]
+fn front_ends_that_connect_during_upgrades_are_served() {
+    let lab = Lab::new(s(90));
+    let ports = ["g0", "g1", "visited", "peer"].map(|name| guest(&lab, name));
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    let mut peer = lab.connect("peer");
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let visits = scope.spawn(|| {
+            let (mut served, mut refused) = (0, 0);
+            while !ends.load(Ordering::Relaxed) {
+                let visitor = Guest::connect(lab.socket("visited"), GuestOptions::default());
+                let Ok(mut visitor) = visitor else {
+                    refused += 1;
+                    continue;
+                };
+                // Whichever process has it, its frame goes to the other guest.
+                let sent = frame(mac(41), mac(40), served, 300);
+                assert_eq!(visitor.send(0, &[&sent]).expect("a ring"), 1);
+                wait_until("the visitor's frame", s(10), || {
+                    let frames = peer.receive(0).expect("a ring");
+                    frames.iter().any(|(_, bytes)| *bytes == sent).then_some(())
+                });
+                served += 1;
+            }
+            (served, refused)
+        });
+        for _ in 0..20 {
+            must_upgrade(&switch);
+            exchange.run(200);
+        }
+        ends.store(true, Ordering::Relaxed);
+        let (served, refused) = visits.join().expect("visits");
+        println!("{served} visits, {refused} connections ended early");
+        assert!(served >= 20 && refused <= served, "{served} and {refused}");
+    });
+    exchange.stop();
+    switch.ledger();
+}
+
+/// A log that began before an upgrade has each page that the new process writes.
+#[test]
+fn a_migration_that_is_under_way_misses_no_page_of_the_new_process() {
+    for packed in [false, true] {
+        let lab = Lab::new(s(60));
+        let switch =
+            Switch::start_supervised(&lab, &[1], &["g0", "g1"].map(|name| guest(&lab, name)));
+        let mut options = GuestOptions {
+            packed,
+            ..GuestOptions::default()
+        };
+        options.protocol_features |= protocol::LOG_SHMFD;
+        let [mut a, mut b] = connect_pair(&lab, &switch, ["g0", "g1"], &options);
+        ping_pong(&mut a, &mut b, 1);
+        let log = b.start_dirty_log().expect("a migration begins");
+        for round in 0..3 {
+            must_upgrade(&switch);
+            let _ = log.take();
+            // More frames than the ring has buffers.
+            for burst in 0..20 {
+                let number = |frame: u32| 10_000 * (round + 1) + 32 * burst + frame;
+                let sent: Vec<Vec<u8>> = (0..32)
+                    .map(|index| frame(mac(2), mac(1), number(index), 1000))
+                    .collect();
+                let sent: Vec<&[u8]> = sent.iter().map(Vec::as_slice).collect();
+                assert_eq!(a.send(0, &sent).expect("a ring"), 32);
+                let got = b.receive_at_least(0, 32, s(5)).expect("a ring");
+                assert_eq!(got.len(), 32);
+            }
+            // So a frame was written to each buffer, of which each page has a part.
+            let area = b.receive_queue(0).expect("a ring").area();
+            let (base, len) = (area.guest_address() as usize, area.len());
+            let pages = base.div_ceil(PAGE)..(base + len) / PAGE;
+            let clean: Vec<usize> = pages
+                .filter(|page| !log.is_dirty((page * PAGE) as u64))
+                .collect();
+            assert!(clean.is_empty(), "written, and clean: pages {clean:?}");
+        }
+        b.stop_dirty_log().expect("it ends");
+        ping_pong(&mut a, &mut b, 9000);
+    }
+}
+
+/// A guest in quarantine stays there, and its way out is the same.
+#[test]
+fn a_quarantined_guest_stays_so_through_upgrades_until_it_reconnects() {
+    let lab = Lab::new(s(60));
+    let ports = ["g0", "g1", "liar", "peer"].map(|name| guest(&lab, name));
+    let switch = Switch::start_supervised(&lab, &[1], &ports);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    let (mut liar, mut peer) = (lab.connect("liar"), lab.connect("peer"));
+    for number in 0..3 {
+        switch.wait_up(&["liar", "peer"]);
+        ping_pong(&mut liar, &mut peer, number);
+        let queue = liar.transmit_queue(0).expect("a queue");
+        let runaway = queue.ring().avail_idx().wrapping_add(5000);
+        queue.ring().set_avail_idx(runaway);
+        let is_quarantined = || {
+            let ports = switch.show("ports");
+            (ports.contains("quarantined") && ports.contains("entries ahead")).then_some(())
+        };
+        // In the first round the worker finds it while the new process prepares, or after that.
+        if number > 0 {
+            wait_until("its quarantine", s(10), is_quarantined);
+        }
+        must_upgrade(&switch);
+        exchange.run(500);
+        wait_until("its quarantine, after an upgrade", s(10), is_quarantined);
+        liar.disconnect();
+        switch.wait_down(&["liar"]);
+        liar.reset(0);
+        liar.reconnect().expect("the guest connects again");
+    }
+    switch.wait_up(&["liar", "peer"]);
+    ping_pong(&mut liar, &mut peer, 10);
+    exchange.stop();
+    switch.ledger();
+}
+
+/// A capture ends with its totals and the reason.
+#[test]
+fn an_upgrade_ends_captures_in_order_and_says_so() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &["g0", "g1"].map(|name| guest(&lab, name)));
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    let file = lab.dir().join("frames.pcapng");
+    let words = ["capture", "--write", file.to_str().expect("a plain path")];
+    let mut capture = switch.start_command("capture", &words);
+    wait_until("the capture", s(10), || {
+        switch.log().contains("a capture has started").then_some(())
+    });
+    exchange.run(500);
+    must_upgrade(&switch);
+    let status = capture.wait(s(10)).expect("it ends");
+    let said = capture.log();
+    assert!(status.success(), "{said}");
+    assert!(
+        said.contains(" captured, ") && said.contains("the switch was upgraded"),
+        "{said}"
+    );
+    // The next one is of the new process.
+    let mut capture = switch.start_command("capture", &["capture", "--count", "10"]);
+    exchange.run(500);
+    assert!(
+        capture.wait(s(10)).is_some_and(|status| status.success()),
+        "{}",
+        capture.log()
+    );
+    capture.signal(Signal::INT);
+    exchange.stop();
+}
