@@ -18,8 +18,8 @@ pub enum Kind {
     Begin = 3,
     /// From a new process: it is ready. After an upgrade's start: it has prepared everything, and touches no ring.
     Ready = 4,
-    /// To the running process: no port and no session may change until the upgrade is over. Its descriptor is the attempt's
-    /// [`Claim`](crate::Claim).
+    /// To the running process: no port and no session may change until the upgrade is over. Its descriptors are the attempt's
+    /// [`Claim`](crate::Claim), and a connection to the new process, for what this one has to say if the supervisor dies.
     Hold = 5,
     /// From the running process: nothing changes any more; frames still flow.
     Held = 6,
@@ -78,7 +78,8 @@ impl Kind {
 pub const WAS_STARTED: &str = "started";
 
 /// The body of [`Kind::Begin`], as JSON. Its descriptors are the socket at which the process waits for another supervisor
-/// ([`Meeting`](crate::Meeting)) and, for [`Start::Prepare`], the attempt's [`Claim`](crate::Claim).
+/// ([`Meeting`](crate::Meeting)) and, for [`Start::Prepare`], the attempt's [`Claim`](crate::Claim) and a connection to the running
+/// process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Begin {
     /// How the process starts.

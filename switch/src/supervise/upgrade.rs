@@ -1,17 +1,15 @@
 //! The course of an upgrade; `daemon/src/handover/switchover.rs` has the other sides.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crosspoint_daemon::handover::Closer;
-use crosspoint_handover::{Claim, Kind, Message, Start, Store, WAS_STARTED};
+use crosspoint_handover::{Claim, Kind, Link, Message, Start, Store, WAS_STARTED};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::process::{Process, Program};
 use super::{Supervisor, Upgrade, say};
 
-/// Names of the records that a process sends when it leaves.
-const LAST: [&str; 2] = ["counters", "connections-since"];
 /// How long the running process may take to hold its changes: as it waits for front ends, and a moment more.
 const HELD_TIME_MAX: Duration = Duration::from_secs(13);
 /// How long a new process may take to prepare.
@@ -52,13 +50,13 @@ impl Supervisor {
             true => self.former.clone().ok_or("there is no former program: nothing has been upgraded since the supervisor started")?,
         };
         let claim = Claim::new().map_err(|why| why.to_string())?;
-        let held = self
-            .current
-            .link
-            .send(Kind::Hold, "", b"", &[claim.as_fd()]);
+        let (own, its) = Link::pair().map_err(|why| why.to_string())?;
+        let fds = [claim.as_fd(), own.as_fd()];
+        let held = self.current.link.send(Kind::Hold, "", b"", &fds);
         held.map_err(|why| format!("the running process does not hear {:?}: {why}", Kind::Hold))?;
         let mut attempt = Attempt::default();
-        let result = self.replace(&program, upgrade, (&claim, &mut attempt));
+        let fds = [claim.as_fd(), its.as_fd()];
+        let result = self.replace(&program, upgrade, (fds, &mut attempt));
         if attempt.is_done {
             return result;
         }
@@ -79,7 +77,7 @@ impl Supervisor {
         &mut self,
         program: &Program,
         upgrade: Upgrade,
-        (claim, attempt): (&Claim, &mut Attempt),
+        ([claim, predecessor], attempt): ([BorrowedFd<'_>; 2], &mut Attempt),
     ) -> Result<String, String> {
         self.await_current(Kind::Held, HELD_TIME_MAX)?;
         let new = Process::start(
@@ -87,7 +85,7 @@ impl Supervisor {
             &self.config,
             (
                 self.begin(Start::Prepare),
-                &[self.meeting.as_fd(), claim.as_fd()],
+                &[self.meeting.as_fd(), claim, predecessor],
             ),
             &self.store,
         );
@@ -137,15 +135,10 @@ impl Supervisor {
             .into_iter()
             .for_each(|record| self.closer.close(record));
         let _ = old.link.send(Kind::Leave, "", b"", &[]);
-        let last = old.final_records(SWITCHOVER_TIME_MAX, &self.closer);
+        old.hear_to_its_end(SWITCHOVER_TIME_MAX, &self.closer);
         self.tell_manager("WATCHDOG=1\n");
         if !old.kill() {
             say("the former process does not end: a front end blocks one of its threads");
-        }
-        for record in last {
-            let fds: Vec<_> = record.fds.iter().map(AsFd::as_fd).collect();
-            let link = &self.current.link;
-            let _ = link.send(Kind::Record, &record.name, &record.body, &fds);
         }
         // What has changed on uplinks since the new process began to prepare.
         let of_uplink = |name: &str| name.starts_with("xdp/") || name.starts_with("settings/");
@@ -243,30 +236,18 @@ impl Supervisor {
 }
 
 impl Process {
-    /// Hears a process that was told to leave until it ends, at most for `time`. Returns its last counters and connections.
-    fn final_records(&mut self, time: Duration, closer: &Closer) -> Vec<Message> {
+    /// Hears a process that was told to leave until it ends, at most for `time`. Nothing of it is kept: its last records go to its
+    /// successor.
+    fn hear_to_its_end(&mut self, time: Duration, closer: &Closer) {
         let deadline = Instant::now() + time;
-        let mut last = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.link.receive_within(left) {
-                Ok(Some(message))
-                    if message.kind == Kind::Record && LAST.contains(&&*message.name) =>
-                {
-                    keep_newest(&mut last, message);
-                }
                 Ok(Some(message)) => closer.close(message),
-                Ok(None) | Err(_) => return last,
+                Ok(None) | Err(_) => return,
             }
         }
     }
-}
-
-/// Adds a record in place of an older one of its name. A process records its counters each second too, so they may come twice, and
-/// the successor would count both.
-fn keep_newest(records: &mut Vec<Message>, new: Message) {
-    records.retain(|old| old.name != new.name);
-    records.push(new);
 }
 
 /// How far an upgrade has come.
@@ -277,30 +258,4 @@ struct Attempt {
     was_started: bool,
     /// Whether the successor is the current process.
     is_done: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_that_come_twice_are_handed_on_once() {
-        let record = |name: &str, body: &[u8]| Message {
-            kind: Kind::Record,
-            name: name.to_owned(),
-            body: body.to_vec(),
-            fds: Vec::new(),
-            is_critical: false,
-        };
-        let mut last = Vec::new();
-        for (name, body) in [
-            ("counters", "1"),
-            ("connections-since", "2"),
-            ("counters", "3"),
-        ] {
-            keep_newest(&mut last, record(name, body.as_bytes()));
-        }
-        let bodies: Vec<&[u8]> = last.iter().map(|record| &*record.body).collect();
-        assert_eq!(bodies, [b"2", b"3"]);
-    }
 }

@@ -117,8 +117,14 @@ fn a_supervisor_that_dies_during_an_upgrade_costs_no_frame() {
     a.must_ping(&b);
     must_upgrade(&switch);
     exchange.run(1000);
-    exchange.stop();
-    switch.ledger();
+    let frames = exchange.stop();
+    // The counters went along each time.
+    let ledger = switch.ledger();
+    for name in ["g0", "g1"] {
+        let port = ledger.port(name);
+        let sent = frames / 2..=frames / 2 + 1;
+        assert!(sent.contains(&port.rx), "{name}: {frames} frames\n{ledger}");
+    }
 }
 
 /// Ten seconds after an upgrade the supervisor is the new program too, and knows the former one of the switch.

@@ -2,7 +2,7 @@
 //! supervisor. (`daemon/src/handover/switchover.rs` has the steps.)
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -29,8 +29,9 @@ struct Supervisor<'a> {
     started: u32,
     /// Where a process waits for another supervisor.
     meeting: Meeting,
-    /// Of the last attempt at an upgrade.
+    /// Of the last attempt at an upgrade, with the connection between the two processes.
     claim: Claim,
+    between: Option<(Link, OwnedFd)>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -49,6 +50,7 @@ impl<'a> Supervisor<'a> {
             started: 0,
             meeting: Meeting::bind(&lab.socket("meeting")).expect("a socket"),
             claim: Claim::new().expect("an eventfd"),
+            between: None,
         }
     }
 
@@ -71,23 +73,25 @@ impl<'a> Supervisor<'a> {
             unsupervised_s_max: 10,
         };
         let begin = serde_json::to_vec(&begin).expect("JSON");
-        let fds = [self.meeting.as_fd(), self.claim.as_fd()];
-        let fds = if start == Start::Prepare {
-            &fds[..]
-        } else {
-            &fds[..1]
-        };
-        link.send(Kind::Begin, "", &begin, fds).expect("it reads");
+        let mut fds = vec![self.meeting.as_fd()];
+        if let Some((_, its)) = self.between.as_ref().filter(|_| start == Start::Prepare) {
+            fds.extend([self.claim.as_fd(), its.as_fd()]);
+        }
+        link.send(Kind::Begin, "", &begin, &fds).expect("it reads");
         Switch { child, link }
     }
 
     /// Begins an upgrade, up to the successor's READY.
     fn prepare(&mut self, old: &Switch) -> Switch {
         self.claim = Claim::new().expect("an eventfd");
-        let sent = old.link.send(Kind::Hold, "", b"", &[self.claim.as_fd()]);
+        let (own, its) = Link::pair().expect("sockets");
+        let fds = [self.claim.as_fd(), own.as_fd()];
+        let sent = old.link.send(Kind::Hold, "", b"", &fds);
         sent.expect("it reads");
+        self.between = Some((own, its));
         self.hear(old, Kind::Held);
         let new = self.start(Start::Prepare);
+        self.between = None;
         self.hear(&new, Kind::Ready);
         new
     }
@@ -338,13 +342,18 @@ fn supervisor_dies_at(fault: Fault) {
         exchange(&mut pair, 10_000 * round + 1000, false, &|| {
             supervisor.logs()
         });
-        let (mut left, mut ended) = match fault {
-            Fault::Ready | Fault::Frozen => (old, new),
-            _ => (new, old),
-        };
-        wait_until("the end of the other process", s(5), || {
-            ended.child.try_wait().expect("a child")
+        let is_over = |process: &mut Switch| process.child.try_wait().expect("a child").is_some();
+        let old_is_over = wait_until("the end of one process", s(5), || {
+            let ends = [&mut old, &mut new].map(is_over);
+            ends.contains(&true).then_some(ends[0])
         });
+        match fault {
+            Fault::Ready | Fault::Frozen => assert!(!old_is_over),
+            // It depends on which of the two was first.
+            Fault::Go => {}
+            _ => assert!(old_is_over),
+        }
+        let mut left = if old_is_over { new } else { old };
         let found = wait_until("the process that is left", s(10), || {
             let found = adopt(&lab.socket("meeting"), s(1)).expect("it speaks");
             found.filter(|found| found.adopted.is_some())

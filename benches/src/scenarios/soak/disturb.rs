@@ -78,6 +78,8 @@ table! {
     "upgrade during another" 4 "dw" Pause &["no upgrade", "h0"] => upgrade_during;
     "switch killed" 2 "w" Crash &["the switch has ended"] => kill_switch;
     "killed during an upgrade" 2 "w" Crash &["the switch has ended", "no upgrade"] => kill_in_upgrade;
+    "supervisor killed" 2 "w" Pause &["no upgrade"] => kill_supervisor;
+    "supervisor killed in an upgrade" 2 "w" Pause &["no upgrade", "the supervisor has ended"] => kill_supervisor_in_upgrade;
     "link down, up" 3 "w" Free &[] => flap;
     "interface made anew" 3 "w" Free &[] => make_anew;
     "memory pressure" 1 "" Free &[] => press_memory;
@@ -256,6 +258,22 @@ fn kill_in_upgrade(stage: &mut Stage) -> Done {
     stage.is_upgraded = false;
     let _ = upgrade.wait();
     Ok(())
+}
+
+/// The switch goes on, and so does the next supervisor with it.
+fn kill_supervisor(stage: &mut Stage) -> Done {
+    kill(stage.world.supervisor.id());
+    stage.pause(200);
+    stage.is_upgraded = false; // what was before is not known
+    stage.world.supervise_anew()
+}
+
+fn kill_supervisor_in_upgrade(stage: &mut Stage) -> Done {
+    let mut upgrade = start(&mut stage.world.command(&["upgrade"]))?;
+    stage.pause(100);
+    let done = kill_supervisor(stage);
+    let _ = upgrade.wait();
+    done
 }
 
 fn flap(stage: &mut Stage) -> Done {

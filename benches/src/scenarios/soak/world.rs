@@ -57,10 +57,7 @@ impl World {
             "mount",
         )?;
         write_config(&dir, 0, false)?;
-        let line = r#"cd "$1" && exec "$0" supervise --config crosspoint.toml --supervisor-socket "$1/supervisor" >> log 2>&1"#;
-        let mut command = Command::new("sh");
-        command.args(["-c", line]).arg(&binary).arg(&dir);
-        let supervisor = Process::spawn(&mut command, dir.join("shell.log"))?;
+        let supervisor = supervise(&binary, &dir)?;
         let ready = || {
             Ok(read_metrics()
                 .ok()
@@ -88,12 +85,27 @@ impl World {
         })
     }
 
-    /// The processes of the switch: one, except during an upgrade.
+    /// The processes of the switch: one, except during an upgrade. Not all are children of the supervisor that runs now.
     pub fn children(&self) -> Vec<u32> {
-        let id = self.supervisor.id();
-        let list = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-        let list = list.unwrap_or_default();
-        list.split(' ').filter_map(|id| id.parse().ok()).collect()
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let serves = |id: &u32| {
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0).skip(1);
+            let folder = std::fs::read_link(format!("/proc/{id}/cwd"));
+            words.next() == Some(b"run") && folder.is_ok_and(|folder| folder == self.dir)
+        };
+        let mut ids: Vec<u32> = ids.filter(serves).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Starts a supervisor after the last one has died, and waits until it has the switch.
+    pub fn supervise_anew(&mut self) -> Result<(), BenchError> {
+        self.supervisor = supervise(&self.binary, &self.dir)?;
+        let ready = || Ok(self.ask(&["upgrade", "--dry-run"]).ok());
+        let found = wait_until(START_MAX, ready)?;
+        found.ok_or_else(|| BenchError::backend("supervisor", "does not find the switch"))
     }
 
     /// A command of `crosspoint` that talks to this switch or to its supervisor.
@@ -131,6 +143,13 @@ impl World {
             }
         }
     }
+}
+
+fn supervise(binary: &Path, dir: &Path) -> Result<Process, BenchError> {
+    let line = r#"cd "$1" && exec "$0" supervise --config crosspoint.toml --supervisor-socket "$1/supervisor" >> log 2>&1"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).arg(binary).arg(dir);
+    Process::spawn(&mut command, dir.join("shell.log"))
 }
 
 /// A guest's options.

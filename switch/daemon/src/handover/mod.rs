@@ -50,8 +50,10 @@ pub(crate) struct Supervisor {
     begin: Begin,
     /// Where it waits for another supervisor.
     meeting: Option<Meeting>,
-    /// Its right to the rings, if it was started for an upgrade.
+    /// Its right to the rings, if it was started for an upgrade,
     claim: Option<Claim>,
+    /// and the connection to its predecessor.
+    predecessor: Option<Link>,
     /// Whether its rings run.
     has_taken_over: AtomicBool,
     /// Whether no supervisor has come after the last one died.
@@ -107,6 +109,7 @@ fn connect_by(link: Link) -> Result<(), (Link, String)> {
         begin,
         meeting: fds.next().map(Meeting::of),
         claim: fds.next().map(Claim::of),
+        predecessor: fds.next().map(Link::of),
         has_taken_over: AtomicBool::new(false),
         is_abandoned: AtomicBool::new(false),
         records: Mutex::new(records),

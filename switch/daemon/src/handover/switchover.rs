@@ -8,7 +8,7 @@
 //! | | FREEZE | |
 //! | stops all rings and NIC queues at once, sends their positions, FROZEN | GO | |
 //! | | | starts all of them at once, CONFIRMED |
-//! | sends its counters, ends | LEAVE | |
+//! | sends its counters to its successor, ends | LEAVE | |
 //! | | ALONE | follows the uplinks' interfaces |
 //!
 //! If anything fails before CONFIRMED, the supervisor ends the successor and sends RESUME. If the supervisor dies, the one of the
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering;
 
-use crosspoint_handover::{Adopted, Claim, Kind, LinkError, Meeting, Message, WAS_STARTED};
+use crosspoint_handover::{Adopted, Claim, Kind, Link, LinkError, Meeting, Message, WAS_STARTED};
 
 use super::{
     Supervisor, end_taking_over, forget, pretend, put, put_bytes, refuse_and_end, supervisor, take,
@@ -155,6 +155,8 @@ fn count(running: &Running, record: Option<Message>) {
 /// The longest time for the last records of connections, once a successor has the guests' rings: uplinks whose sockets are opened
 /// again wait for the end of this process.
 const EXPORTS_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long a successor waits for its predecessor's last records.
+const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest time for captures to send what they have.
 const CAPTURES_TIME_MAX: Duration = Duration::from_millis(50);
 
@@ -224,17 +226,47 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
         match supervisor.next() {
             Some(message) if message.kind == Kind::Alone => break,
             Some(message) if message.kind != Kind::Record => {}
-            Some(message) if message.name == COUNTERS => count(running, Some(message)),
-            Some(message) if message.name == CONNECTIONS_SINCE => {
-                running.dataplane.take_connections(&message.body);
-            }
             // Of uplinks, changed since this process began.
             Some(message) => supervisor.put_late(message),
-            // The predecessor, which has ended with it, has said no more.
+            // It has died.
             None => break,
         }
     }
-    running.open_uplinks(&|| supervisor.say(Kind::Heartbeat, ""));
+    hear_predecessor(running, supervisor);
+    running.open_uplinks(&super::heartbeat);
+}
+
+/// Whether a record is one that a process sends when it leaves.
+fn is_last(record: &Message) -> bool {
+    record.name == COUNTERS || record.name == CONNECTIONS_SINCE
+}
+
+fn take_last(running: &Running, record: Message) {
+    if record.name == COUNTERS {
+        count(running, Some(record));
+    } else {
+        running.dataplane.take_connections(&record.body);
+    }
+}
+
+/// Hears the predecessor's last records, which it has sent by now unless the supervisor has just died.
+fn hear_predecessor(running: &Running, supervisor: &Supervisor) {
+    let deadline = Instant::now() + LAST_TIME_MAX;
+    let Some(predecessor) = &supervisor.predecessor else {
+        return;
+    };
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match predecessor.receive_within(left) {
+            Ok(Some(record)) if is_last(&record) => take_last(running, record),
+            Ok(Some(_)) => {}
+            Ok(None) => return,
+            Err(why) => {
+                tracing::warn!("the predecessor's counters may be missing: {why}");
+                return;
+            }
+        }
+    }
 }
 
 /// Goes on after a predecessor's crash: with its tables as they were last recorded, and its guests.
@@ -246,13 +278,8 @@ pub(crate) fn go_on(running: &Running) {
     ports.settle_all();
     drop(ports);
     begin_own(running);
-    let alive = || {
-        if let Some(supervisor) = supervisor() {
-            supervisor.say(Kind::Heartbeat, "");
-        }
-    };
     // Last, since a NIC may take its time.
-    running.open_uplinks(&alive);
+    running.open_uplinks(&super::heartbeat);
 }
 
 /// From now on ports are this process's own.
@@ -266,7 +293,11 @@ fn begin_own(running: &Running) {
 
 /// Hands everything over to a successor, or goes on.
 fn hand_over(running: &Running, supervisor: &Supervisor, hold: Message) {
-    let claim = hold.fds.into_iter().next().map(Claim::of);
+    let mut fds = hold.fds.into_iter();
+    let attempt = Attempt {
+        claim: fds.next().map(Claim::of),
+        successor: fds.next().map(Link::of),
+    };
     let mut was_started = false;
     let held = running.while_held(HOLD_TIME_MAX, SHUT_TIME_MAX, |ports| {
         put(ADDRESSES, &running.dataplane.learned(), &[]);
@@ -281,14 +312,15 @@ fn hand_over(running: &Running, supervisor: &Supervisor, hold: Message) {
             .map(|message| message.kind)
         {
             Some(Kind::Freeze) => {
-                was_started = hand_rings_over(ports, running, (supervisor, claim), seen.as_ref());
+                was_started =
+                    hand_rings_over(ports, running, (supervisor, &attempt), seen.as_ref());
             }
             Some(_) => {}
             None => tracing::warn!("the supervisor says nothing, or has died: no upgrade"),
         }
     });
     if was_started {
-        running.reopen_uplinks(&|| supervisor.say(Kind::Heartbeat, ""));
+        running.reopen_uplinks(&super::heartbeat);
     }
     match held {
         Ok(()) => {
@@ -299,12 +331,19 @@ fn hand_over(running: &Running, supervisor: &Supervisor, hold: Message) {
     }
 }
 
+/// What an attempt at an upgrade has in case that the supervisor dies.
+struct Attempt {
+    claim: Option<Claim>,
+    /// The connection to the new process.
+    successor: Option<Link>,
+}
+
 /// Stops all rings, and ends this process once its successor has them. Otherwise they go on; returns whether the successor may
 /// have used them.
 fn hand_rings_over(
     ports: &HeldPorts<'_>,
     running: &Running,
-    (supervisor, claim): (&Supervisor, Option<Claim>),
+    (supervisor, attempt): (&Supervisor, &Attempt),
     seen: Option<&Exported>,
 ) -> bool {
     // Nearly all, while the rings still run.
@@ -314,15 +353,11 @@ fn hand_rings_over(
     put(POSITIONS, &positions, &[]);
     supervisor.say(Kind::Frozen, "");
     match supervisor.next() {
-        Some(message) if message.kind == Kind::Leave => {
-            put(COUNTERS, &running.dataplane.counters(), &[]);
-            record_since(running, since.as_ref());
-            capture::end_all(&running.dataplane, CAPTURES_TIME_MAX);
-            running.end_exports(EXPORTS_TIME_MAX);
-            leave()
-        }
+        Some(message) if message.kind == Kind::Leave => leave(running, attempt, since.as_ref()),
         // A successor may have the rings: two owners are worse than none.
-        None if !claim.is_some_and(|claim| claim.take()) => leave(),
+        None if !attempt.claim.as_ref().is_some_and(Claim::take) => {
+            leave(running, attempt, since.as_ref())
+        }
         message => {
             let was_started = message.is_some_and(|message| message.text() == WAS_STARTED);
             let nics = match was_started {
@@ -344,8 +379,26 @@ fn record_since(running: &Running, seen: Option<&Exported>) -> Option<Exported> 
     Some(seen)
 }
 
-/// Ends this process, and leaves sockets' files, interfaces and guests as they are.
-fn leave() -> ! {
+/// Sends the successor what it counts on from, ends this process, and leaves sockets' files, interfaces and guests as they are.
+fn leave(running: &Running, attempt: &Attempt, since: Option<&Exported>) -> ! {
+    let last = |name: &str, body: &[u8]| {
+        let sent = attempt
+            .successor
+            .as_ref()
+            .map(|successor| successor.send(Kind::Record, name, body, &[]));
+        if let Some(Err(why)) = sent {
+            tracing::warn!("the successor does not get {name}: {why}");
+        }
+    };
+    match serde_json::to_vec(&running.dataplane.counters()) {
+        Ok(counters) => last(COUNTERS, &counters),
+        Err(why) => tracing::warn!("the successor does not get {COUNTERS}: {why}"),
+    }
+    if let Some((text, _)) = running.dataplane.connections_text(since) {
+        last(CONNECTIONS_SINCE, &text);
+    }
+    capture::end_all(&running.dataplane, CAPTURES_TIME_MAX);
+    running.end_exports(EXPORTS_TIME_MAX);
     tracing::info!("a successor has taken over");
     log::drain();
     std::process::exit(0)
