@@ -12,7 +12,8 @@
 #   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under the address sanitizer if this Rust has one
 #   instructions  the machine code of the data path in a build of the release profile: deploy/instructions.sh
 #
-# What lint, loom, miri, fuzz and instructions compile is compiled while deploy and e2e wait, on otherwise idle cores.
+# What lint, loom, miri, fuzz and instructions compile is compiled while the tests of unit, deploy and e2e wait, on otherwise idle
+# cores.
 #
 # If a step fails, the others still run. The last line lists what failed, what passed only the second time, and what this
 # host cannot run. Ends with 0 only if nothing failed.
@@ -31,6 +32,7 @@ E2E='(package(crosspoint) & binary(e2e) | package(crosspoint-bench) & binary(soa
 IMAGE=${CROSSPOINT_GUEST_IMAGE:-/var/cache/crosspoint/guest}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 AHEAD=''
+BESIDE='' BESIDE_LOG=''
 # A build from scratch, as in CI: data for incremental builds is not kept, here or later.
 [ -e "$TARGET/debug/incremental" ] || export CARGO_INCREMENTAL=0
 INSTALL=1 PARTS=() PASSED=() FAILED=() FLAKY=() NOT_RUN=()
@@ -64,6 +66,24 @@ step() {
     FAILED+=("$name")
     printf '== %s: FAILED with status %d, %d s\n' "$name" "$status" $((SECONDS - start))
   fi
+}
+
+# beside NAME COMMAND...: a step that runs beside those after it, on another core; end_beside reports it.
+beside() {
+  BESIDE=$1; shift
+  BESIDE_LOG=$(mktemp)
+  (begun=$SECONDS status=0; "$@" || status=$?; echo "$status $((SECONDS - begun))" > "$BESIDE_LOG.end") > "$BESIDE_LOG" 2>&1 &
+}
+
+end_beside() {
+  local status seconds
+  [ -n "$BESIDE" ] || return 0
+  wait
+  read -r status seconds < "$BESIDE_LOG.end"
+  replay() { cat "$BESIDE_LOG"; return "$status"; }
+  step "$BESIDE" replay
+  printf '   (%d s, beside others)\n' "$seconds"
+  rm -f "$BESIDE_LOG" "$BESIDE_LOG.end"
 }
 
 # not_run WHAT: reports at once, and again at the end, what this host cannot run.
@@ -111,9 +131,10 @@ lint() {
 # packages that tests use too, and compile most of the workspace a second time.
 BUILD=(cargo test --locked --workspace --no-run)
 
+build() { step build "${BUILD[@]}"; }
+
 unit() {
   local log
-  step build "${BUILD[@]}"
   # Two per core: many tests wait most of the time.
   log=$(mktemp)
   step unit nextest "$log" --test-threads "$((2 * $(nproc)))" -E "not ($E2E)"
@@ -158,12 +179,12 @@ note_flaky() {
   rm -f "$1"
 }
 
-# build_ahead: builds what the parts after e2e run, however long that takes; errors are reported by those parts. It uses the
+# build_ahead: builds what the parts after e2e run, beside the tests, however long that takes; errors are reported by those parts. It uses the
 # scheduling policy for idle cores: any other thread gets the core at once.
 build_ahead() {
   local part parts=()
   for part in lint loom miri fuzz instructions; do if wanted "$part"; then parts+=("$part"); fi; done
-  if ! wanted e2e || [ "${#parts[@]}" -eq 0 ]; then return; fi
+  if ! { wanted unit || wanted e2e; } || [ "${#parts[@]}" -eq 0 ]; then return; fi
   # A separate process group, so that all of it can be ended.
   set -m
   (chrt --idle --pid 0 "$BASHPID" && ionice -c 3 -p "$BASHPID" && for part in "${parts[@]}"; do "build_$part"; done) > /dev/null 2>&1 &
@@ -203,8 +224,8 @@ build_miri() { provided miri && "${MIRI_RINGS[@]}" --no-run && "${MIRI_FRAMES[@]
 miri() {
   if ! provided miri; then not_run "miri (no nightly Rust with miri and rust-src, and none could be installed)"; return; fi
   step miri-rings "${MIRI_RINGS[@]}"
-  # All except the one test that takes minutes.
-  step miri-frames "${MIRI_FRAMES[@]}" -- --skip bytes_arrive_identical
+  # All except the one test that takes minutes. It takes a minute on one core.
+  beside miri-frames "${MIRI_FRAMES[@]}" -- --skip bytes_arrive_identical
 }
 
 build_fuzz() { provided fuzz && "$REPO/deploy/fuzz.sh" --build; }
@@ -239,12 +260,15 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
   cd "$REPO"
   prepare
-  if wanted unit; then unit; fi
+  if wanted unit || wanted e2e; then build; fi
   build_ahead
+  if wanted unit; then unit; fi
   if wanted deploy; then deploy; fi
   if wanted e2e; then e2e; fi
   end_ahead
-  for part in lint loom miri fuzz instructions; do if wanted "$part"; then "$part"; fi; done
+  # First what runs beside the others.
+  for part in miri lint loom fuzz instructions; do if wanted "$part"; then "$part"; fi; done
+  end_beside
   summary
   [ "${#FAILED[@]}" -eq 0 ]
 }
