@@ -16,8 +16,10 @@ const PAYLOAD_MAX: usize = 1472;
 const WINDOW: usize = 32;
 const BLOB_MIB: u64 = 4;
 
+/// Also after upgrades: the successor maps the rings and the memory of sockets that are bound, and binds nothing anew, so the cards'
+/// queues are not set up again.
 #[test]
-fn two_cards_in_zero_copy_carry_every_byte() {
+fn two_cards_in_zero_copy_carry_every_byte_and_go_on_through_upgrades() {
     let lab = Lab::new(s(90));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
     let mut switch = GuestSwitch::start(&lab, &[("a", &a, "zero-copy"), ("b", &b, "auto")]);
@@ -25,12 +27,20 @@ fn two_cards_in_zero_copy_carry_every_byte() {
     datagrams_of_every_length(&a, &b);
     let _service = LinuxGuest::service(&lab, &b);
     for job in ["sha", "fetch"] {
-        LinuxGuest::client(&lab, &a, job, &b.address, BLOB_MIB as u32).must_transfer();
+        let mut client = LinuxGuest::client(&lab, &a, job, &b.address, BLOB_MIB as u32);
+        println!(
+            "{job}: {}",
+            switch.ask("crosspoint upgrade --supervisor-socket /tmp/supervisor")
+        );
+        client.must_transfer();
     }
+    datagrams_of_every_length(&a, &b);
     switch.assert_zero_copy(&["a", "b"]);
+    let log = switch.ask("cat /tmp/switch.log");
+    assert!(!log.contains("opened anew"), "{log}");
     let (metrics, ledger) = switch.ledger();
     // A TCP segment has 1460 bytes at most.
-    let frames = (PAYLOAD_MAX as u64 + 1) + BLOB_MIB * 1024 * 1024 / 1460;
+    let frames = 2 * (PAYLOAD_MAX as u64 + 1) + BLOB_MIB * 1024 * 1024 / 1460;
     for port in ["a", "b"] {
         let port = ledger.port(port);
         assert!(port.rx > frames && port.tx > frames, "{frames}\n{ledger}");
