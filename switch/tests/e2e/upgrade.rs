@@ -13,11 +13,20 @@ use crate::harness::{
     connect_pair, connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
-/// Ends the process that serves the ports, and waits for the next one.
 fn kill_switch(switch: &Switch<'_>) {
+    end_switch(switch, Signal::KILL);
+}
+
+/// Ends the process that serves the ports by a signal, and waits for the next one.
+fn end_switch(switch: &Switch<'_>, signal: Signal) {
     let id = switch.supervised_id();
     let pid = Pid::from_raw(id as i32).expect("a process");
-    kill_process(pid, Signal::KILL).expect("it runs");
+    kill_process(pid, signal).expect("it runs");
+    if signal == Signal::SEGV {
+        // Rust's handler takes the first for a fault that comes again.
+        std::thread::sleep(s(1) / 20);
+        kill_process(pid, signal).expect("it runs");
+    }
     wait_until("a new process", s(5), || {
         (switch.try_supervised_id().is_some_and(|now| now != id)).then_some(())
     });
@@ -143,14 +152,14 @@ fn guests_go_on_after_the_switch_is_killed() {
             ..GuestOptions::default()
         };
         let mut pair = connect_pair(&lab, &switch, ["g0", "g1"], &options);
-        for life in 0..3 {
+        for (life, signal) in (0..).zip([Signal::KILL, Signal::ABORT, Signal::SEGV]) {
             let [a, b] = &mut pair;
             for number in 0..4 {
                 ping_pong(a, b, 1000 * life + number);
             }
             // The table is recorded every second.
             std::thread::sleep(s(1) + s(1) / 5);
-            kill_switch(&switch);
+            end_switch(&switch, signal);
             // After a second crash within a minute, the tables start empty.
             let known = if life == 0 { vec![21, 22] } else { Vec::new() };
             for station in known {
@@ -387,6 +396,29 @@ fn an_upgrade_that_cannot_be_is_refused_and_costs_no_frame() {
     exchange.stop();
 }
 
+/// One after the other, however many are asked for at the same time.
+#[test]
+fn upgrades_that_are_asked_for_at_once_are_done_one_after_the_other() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
+    let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| switch.upgrade(&[])))
+            .collect();
+        exchange.run(500);
+        for asked in asked {
+            let (status, text) = asked.join().expect("no panic");
+            assert!(status.success(), "{text}");
+        }
+    });
+    assert_eq!(switch.count_processes(), 1);
+    assert_eq!(switch.metrics().sum("crosspoint_upgrades_total", &[]), 4);
+    exchange.run(500);
+    exchange.stop();
+    switch.ledger();
+}
+
 /// After an upgrade the switch is one like any other: ports come and go, and a front end that waits at a port does not drive out
 /// the guest that is connected, though that guest says nothing to the new process.
 #[test]
@@ -467,15 +499,19 @@ fn a_successor_that_dies_while_it_prepares_costs_no_frame() {
 }
 
 /// Testpmd sends back what it receives. It notices neither upgrades nor crashes, though it never connects again.
-fn dpdk(options: &str) {
+fn dpdk(queues: u16, options: &str) {
     let lab = Lab::new(s(90));
-    let ports = [guest(&lab, "victim"), guest(&lab, "partner")];
+    let pairs = format!("queue_pairs = {queues}\n");
+    let ports = [guest(&lab, "victim") + &pairs, guest(&lab, "partner")];
     let switch = Switch::start_supervised(&lab, &[1], &ports);
     let mut partner =
         Guest::connect(lab.socket("partner"), GuestOptions::default()).expect("the guest connects");
-    let port = TestpmdPort::virtio(&lab, 0, "victim", options);
-    let loops = "--forward-mode=macswap --port-topology=loop --total-num-mbufs=4096";
-    let mut testpmd = Testpmd::start(&lab, "testpmd", 128, &[port], loops);
+    let options = format!("queues={queues},queue_size=256,{options}");
+    let port = TestpmdPort::virtio(&lab, 0, "victim", &options);
+    let loops = format!(
+        "--forward-mode=macswap --port-topology=loop --total-num-mbufs=4096 --rxq={queues} --txq={queues}"
+    );
+    let mut testpmd = Testpmd::start(&lab, "testpmd", 128, &[port], &loops);
     testpmd.wait_ready();
     testpmd.command("start");
     switch.wait_up(&["victim", "partner"]);
@@ -483,7 +519,8 @@ fn dpdk(options: &str) {
     let mut echo = |switch: &Switch<'_>, may_lose: bool| {
         for _ in 0..400 {
             number += 1;
-            let sent = frame(mac(3), mac(4), number, 1000);
+            // Flows, so that all queues have some.
+            let sent = udp(mac(3), mac(4), 1024 + number as u16 % 64, number, 1000);
             let back = [&sent[6..12], &sent[..6], &sent[12..]].concat();
             let mut tries = 0;
             wait_until("a frame that comes back", s(10), || {
@@ -509,17 +546,32 @@ fn dpdk(options: &str) {
     must_upgrade(&switch);
     echo(&switch, false);
     assert_eq!(connections(&switch, "victim"), 1, "{}", switch.log());
+    let used = (0..queues).map(|queue| queue.to_string()).filter(|queue| {
+        let of_queue = [("port", "victim"), ("queue", queue), ("direction", "tx")];
+        switch
+            .metrics()
+            .sum("crosspoint_queue_packets_total", &of_queue)
+            > 0
+    });
+    assert_eq!(used.count(), usize::from(queues), "all queues have frames");
     testpmd.quit();
 }
 
 #[test]
 fn a_dpdk_guest_notices_neither_upgrades_nor_a_crash() {
-    dpdk("queues=1,queue_size=256");
+    dpdk(1, "packed_vq=0");
+}
+
+#[test]
+fn a_dpdk_guest_with_four_queues_notices_neither_upgrades_nor_a_crash() {
+    for options in ["packed_vq=0", "packed_vq=1"] {
+        dpdk(4, options);
+    }
 }
 
 #[test]
 fn a_dpdk_guest_with_packed_rings_notices_neither_upgrades_nor_a_crash() {
-    dpdk("queues=1,queue_size=256,packed_vq=1");
+    dpdk(1, "packed_vq=1");
 }
 
 /// A QEMU guest with a split and a packed card, and a UML guest, whose calls go by a pipe, transfer to and from a host while
