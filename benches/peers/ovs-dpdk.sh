@@ -1,10 +1,11 @@
 #!/bin/bash
-# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an
+# ovs-dpdk.sh start|stop|restart: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an
 # L2 bridge, two ports. As root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package
 # openvswitch-switch-dpdk: Debian 12 has 3.1, Debian 13 has 3.5. It runs beside the host's own Open vSwitch, with a separate
 # database.
 #   NAMES="a b"       (default) the ports' names
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
+#   PORTS=vhost-client  it connects, and the guests listen; after `restart`, which starts ovs-vswitchd again, it connects anew
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
 #   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
@@ -38,7 +39,7 @@ ports() { # their names
 
 add_port() { # NAME
   case $PORTS-$1 in
-    vhost-tso-*) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    vhost-tso-* | vhost-client-*) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
     vhost-* | mixed-a) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
     af_xdp-? | mixed-b) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
     *) die "PORTS=$PORTS is not known" ;;
@@ -46,6 +47,14 @@ add_port() { # NAME
   local wrong
   wrong=$(vsctl get Interface "$1" error)
   [ "$wrong" = '[]' ] || die "port $1: $wrong"
+}
+
+vswitchd() {
+  local -a where=()
+  if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
+  if [ -n "$ROOT" ]; then where+=(chroot "$ROOT"); fi
+  "${where[@]}" taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" \
+    --log-file="$RUN/vswitchd.log" -vconsole:off --detach --no-chdir
 }
 
 start() {
@@ -62,11 +71,7 @@ start() {
     other_config:pmd-cpu-mask="$(mask "$PMD_CORE")" other_config:dpdk-lcore-mask="$(mask "$OTHER_CORE")" \
     'other_config:dpdk-extra="--no-pci --in-memory --single-file-segments"'
   if [ "$PORTS" = vhost-tso ]; then vsctl --no-wait set Open_vSwitch . other_config:userspace-tso-enable=true; fi
-  local -a where=()
-  if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
-  if [ -n "$ROOT" ]; then where+=(chroot "$ROOT"); fi
-  "${where[@]}" taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" \
-    --log-file="$RUN/vswitchd.log" -vconsole:off --detach --no-chdir
+  vswitchd
   vsctl add-br br0 -- set bridge br0 datapath_type=netdev
   if [ -n "$ADDRESSES" ]; then vsctl set bridge br0 other-config:mac-table-size="$ADDRESSES"; fi
   for port in $(ports); do add_port "$port"; done
@@ -82,5 +87,6 @@ stop() {
 case ${1:-} in
   start) stop; start ;;
   stop) stop ;;
+  restart) end "$RUN/vswitchd.pid"; vswitchd ;;
   *) usage ;;
 esac

@@ -25,7 +25,9 @@ mod trials;
 
 use clap::{Parser, Subcommand};
 use scenarios::suite_options::SuiteOptions;
-use scenarios::{churn, compare, fairness, feature_filter, idle, lines, nic, scrape, soak, suite};
+use scenarios::{
+    churn, compare, fairness, feature_filter, idle, lines, nic, outage, scrape, soak, suite,
+};
 use std::process::ExitCode;
 
 /// Measures crosspoint, and other switches beside it.
@@ -56,6 +58,8 @@ enum Command {
     Mask(feature_filter::FilterOptions),
     /// Cache lines that cross between a guest's core and the switch's: the cost of one, and their part of a frame's cycles
     Lines(Box<lines::LinesOptions>),
+    /// Frames that two guests lose, and their longest gap, while a command does something to their switch: see outage.sh
+    Outage(outage::OutageOptions),
     /// How long a scrape of a thousand queues takes, and whether workers notice
     Scrape(scrape::ScrapeOptions),
     /// All that can happen to a switch, in random order, for as long as one likes; ends with what guests noticed
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => feature_filter::run(&options),
         Command::Lines(options) => lines::run(&options),
+        Command::Outage(options) => outage::run(&options),
         Command::Scrape(options) => scrape::run(&options),
         Command::Soak(options) => soak::run(&options),
     };

@@ -11,6 +11,7 @@
 //! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
 //! | [`scrape`] | `scrape`: how long a scrape takes |
 //! | [`soak`] | `soak`: all that can happen, in random order, for as long as one likes |
+//! | [`outage`] | `outage`: what two guests notice while something is done to their switch |
 //! | [`feature_filter`] | `mask`: hides features between a vhost-user front end and a back end |
 
 pub mod churn;
@@ -20,6 +21,7 @@ pub mod feature_filter;
 pub mod idle;
 pub mod lines;
 pub mod nic;
+pub mod outage;
 pub mod scrape;
 pub mod soak;
 pub mod suite;

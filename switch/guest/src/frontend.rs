@@ -117,6 +117,14 @@ impl Listener {
         })
     }
 
+    /// Whether a back end has connected, and [`accept`](Self::accept) would not wait.
+    ///
+    /// # Errors
+    /// System errors.
+    pub fn is_ready(&self) -> io::Result<bool> {
+        wait_readable(&self.listener, Duration::ZERO)
+    }
+
     /// Waits up to `timeout` for a back end to connect; the session also uses this `timeout`.
     ///
     /// # Errors
