@@ -574,15 +574,18 @@ fn a_dpdk_guest_with_packed_rings_notices_neither_upgrades_nor_a_crash() {
     dpdk(1, "packed_vq=1");
 }
 
-/// A QEMU guest with a split and a packed card, and a UML guest, whose calls go by a pipe, transfer to and from a host while
+/// A QEMU guest with a split and a packed card, each with four queue pairs, and a UML guest, whose calls go by a pipe, transfer to and from a host while
 /// the switch is replaced and killed. No card connects twice.
 #[test]
 fn transfers_of_linux_guests_go_on_through_upgrades_and_a_crash() {
     let lab = Lab::new(s(150));
     let host = Host::new(&lab, "a", 1);
-    let cards = [("split", "packed=off"), ("packed", "packed=on")];
+    let cards = [
+        ("split", "queues=4,packed=off"),
+        ("packed", "queues=4,packed=on"),
+    ];
     let mut ports = vec![xdp("a", &host), guest(&lab, "idle"), guest(&lab, "uml")];
-    ports.extend(cards.map(|(name, _)| guest(&lab, name)));
+    ports.extend(cards.map(|(name, _)| guest(&lab, name) + "queue_pairs = 4\n"));
     let switch = Switch::start_supervised(&lab, &[1], &ports);
     let mut line = "--job server --mac 52:54:00:09:00:00".to_owned();
     let mut addresses = vec!["10.9.0.11/24".to_owned()];
