@@ -187,6 +187,7 @@ inside_systemd() {
   crosspoint upgrade
   is_another "$before"
   until_so "it is as before" says "$up"
+  # shellcheck disable=SC2016
   until_so "the former process is gone" eval '[ "$(grep -lx worker-0 /proc/[0-9]*/task/*/comm 2> /dev/null | wc -l)" = 1 ]'
   python3 /run/hold.py "$(worker)" 6 &
   until_so "the status names the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'

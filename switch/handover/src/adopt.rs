@@ -4,26 +4,30 @@
 //! The socket's file outlives both. A first supervisor makes it and hands it to each process of the switch. The process that has
 //! the guests calls listen(2) on it once more: that makes the kernel name this process to those that connect (SO_PEERCRED).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    getsockname, listen, socket_with,
 };
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::{Kind, Link, LinkError};
+use crate::{Kind, Link, LinkError, Store};
 
 /// Only the switch's user, and root, may be its supervisor.
 const MODE: u32 = 0o600;
+/// Pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Supervisors that may wait at the same time; there is one.
 const WAITING_MAX: i32 = 4;
 
@@ -34,6 +38,9 @@ pub struct Adopted {
     pub upgrades: u64,
     /// Ends of a process that were not in order, since then.
     pub crashes: u64,
+    /// The process's number, as it knows it. Only the kernel's word counts; if it differs, the kernel has not heard of this process
+    /// yet.
+    pub pid: i32,
 }
 
 /// The socket at which a process of the switch waits for its next supervisor.
@@ -74,6 +81,14 @@ impl Meeting {
         Ok(listen(&self.0, WAITING_MAX)?)
     }
 
+    /// The path of the socket's file.
+    pub fn path(&self) -> io::Result<PathBuf> {
+        let address = SocketAddrUnix::try_from(getsockname(&self.0)?)?;
+        let path = address.path_bytes().map(OsStr::from_bytes);
+        path.map(PathBuf::from)
+            .ok_or_else(|| io::Error::other("the socket has no file"))
+    }
+
     /// Waits for a supervisor, at most for `time`.
     pub fn accept_within(&self, time: Duration) -> io::Result<Option<Link>> {
         let deadline = Instant::now() + time;
@@ -82,10 +97,12 @@ impl Meeting {
             let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
             match poll(&mut polled, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) => return Ok(None),
-                Ok(_) => {
-                    let socket = accept_with(&self.0, SocketFlags::CLOEXEC)?;
-                    return Ok(Some(Link::of(socket)));
-                }
+                Ok(_) => match accept_with(&self.0, SocketFlags::CLOEXEC) {
+                    Ok(socket) => return Ok(Some(Link::of(socket))),
+                    // For want of a descriptor or of memory, for instance: guests must not pay for that.
+                    Err(_) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                    Err(errno) => return Err(errno.into()),
+                },
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -104,47 +121,106 @@ impl AsFd for Meeting {
 pub struct Orphan {
     /// The process.
     pub pid: Pid,
-    /// The connection to it.
-    pub link: Link,
-    /// What it has said of itself and its socket; `None` if it says nothing.
-    pub adopted: Option<(Adopted, Meeting)>,
+    /// What it has given, or why it cannot be gone on with.
+    pub given: Result<Given, LinkError>,
 }
 
-/// Connects to the process that waits at `path`, at most for `time`. `None` if none does.
+/// What such a process gives to its next supervisor.
+#[derive(Debug)]
+pub struct Given {
+    /// The connection to it.
+    pub link: Link,
+    /// What it says of itself.
+    pub adopted: Adopted,
+    /// Its socket.
+    pub meeting: Meeting,
+    /// Its records.
+    pub store: Store,
+}
+
+/// Connects to the process that waits at `path`, and takes its records, at most for `time`. `None` if none waits there.
 ///
 /// # Errors
 ///
-/// The socket cannot be used, or the process speaks another version.
-pub fn adopt(path: &Path, time: Duration) -> Result<Option<Orphan>, LinkError> {
+/// The socket cannot be used, or belongs to another user.
+pub fn adopt(path: &Path, time: Duration) -> io::Result<Option<Orphan>> {
     let deadline = Instant::now() + time;
-    let socket = seqpacket()?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
-        Ok(()) => {}
-        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
+    loop {
+        let Some(socket) = connected(path, deadline)? else {
+            return Ok(None);
+        };
+        let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+        if peer.uid != rustix::process::geteuid() {
+            return Err(io::Error::other("another user's process listens there"));
+        }
+        let given = receive(Link::of(socket), path, deadline);
+        let is_it = |given: &Given| given.adopted.pid == peer.pid.as_raw_nonzero().get();
+        match &given {
+            Ok(given) if is_it(given) => {}
+            // It has not called listen(2) when this connected, or has lost the connection: once more.
+            Ok(_) | Err(LinkError::Io(_)) if Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            _ => {}
+        }
+        return Ok(Some(Orphan {
+            pid: peer.pid,
+            given,
+        }));
     }
-    let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
-    let link = Link::of(socket);
+}
+
+/// A connection to the socket at `path`; `None` if nothing listens there.
+fn connected(path: &Path, deadline: Instant) -> io::Result<Option<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    loop {
+        match connect(&socket, &SocketAddrUnix::new(path)?) {
+            Ok(()) => return Ok(Some(socket)),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            // Others wait already.
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Receives all that a process gives, up to its READY.
+fn receive(link: Link, path: &Path, deadline: Instant) -> Result<Given, LinkError> {
+    let (mut store, mut said) = (Store::default(), None);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let message = match link.receive_within(left) {
-            Ok(Some(message)) => message,
-            // It has ended since.
-            Ok(None) => return Ok(None),
-            Err(LinkError::Io(why)) if why.kind() == io::ErrorKind::TimedOut => {
-                let adopted = None;
-                return Ok(Some(Orphan { pid, link, adopted }));
-            }
-            Err(why) => return Err(why),
-        };
-        if message.kind != Kind::Adopted {
-            continue;
+        if left.is_zero() {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        let body = serde_json::from_slice(&message.body).map_err(io::Error::from)?;
-        let meeting = message.fds.into_iter().next().map(Meeting::of);
-        let meeting = meeting.ok_or(LinkError::Malformed("it has no socket"))?;
-        let adopted = Some((body, meeting));
-        return Ok(Some(Orphan { pid, link, adopted }));
+        let message = link.receive_within(left)?;
+        let message = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        match message.kind {
+            Kind::Adopted => {
+                let adopted = serde_json::from_slice(&message.body)
+                    .map_err(|_| LinkError::Malformed("what it says of itself"))?;
+                let meeting = message.fds.into_iter().next().map(Meeting::of);
+                let is_there = |meeting: &Meeting| meeting.path().is_ok_and(|its| its == path);
+                let meeting = meeting.filter(is_there);
+                let meeting = meeting.ok_or(LinkError::Malformed("it has another socket"))?;
+                said = Some((adopted, meeting));
+            }
+            Kind::Ready => {
+                let (adopted, meeting) =
+                    said.ok_or(LinkError::Malformed("it does not say what it is"))?;
+                return Ok(Given {
+                    link,
+                    adopted,
+                    meeting,
+                    store,
+                });
+            }
+            // Records are those of the switch's own parts. None is replaced, so nothing is closed here.
+            _ => drop(store.take(message)),
+        }
     }
 }
 
@@ -202,24 +278,39 @@ mod tests {
         assert!(adopt(&path, TIME).unwrap().is_none(), "no process");
         let meeting = Meeting::bind(&path).unwrap();
         meeting.own().unwrap();
-        let silent = adopt(&path, Duration::from_millis(10)).unwrap().unwrap();
-        assert!(silent.adopted.is_none(), "it does not answer");
-        drop(silent);
-        let body = Adopted {
+        let silent = adopt(&path, Duration::from_millis(50)).unwrap().unwrap();
+        assert!(silent.given.is_err(), "it does not answer");
+        let own = rustix::process::getpid();
+        let body = |pid: i32| Adopted {
             upgrades: 3,
             crashes: 1,
+            pid,
         };
         let process = std::thread::spawn(move || {
-            // The one that went away, and the one that stays.
-            for _ in 0..2 {
-                let link = meeting.accept_within(TIME).unwrap().unwrap();
+            // The one that went away, one that is told another number, one that loses it, and the one that stays.
+            for round in 0.. {
+                let Some(link) = meeting.accept_within(TIME).unwrap() else {
+                    return;
+                };
+                let body = body(own.as_raw_nonzero().get() + i32::from(round == 1));
                 let body = serde_json::to_vec(&body).unwrap();
                 let _ = link.send(Kind::Adopted, "", &body, &[meeting.as_fd()]);
+                let _ = link.send(Kind::Record, "session/web-1", b"{}", &[]);
+                if round != 2 {
+                    let _ = link.send(Kind::Ready, "", b"", &[]);
+                }
+                if round == 3 {
+                    return;
+                }
             }
         });
         let found = adopt(&path, TIME).unwrap().unwrap();
-        assert_eq!(found.pid, rustix::process::getpid());
-        assert_eq!(found.adopted.unwrap().0, body);
+        let given = found.given.unwrap();
+        assert_eq!(
+            (found.pid, given.adopted),
+            (own, body(own.as_raw_nonzero().get()))
+        );
+        assert!(given.store.names().eq(["session/web-1"]));
         process.join().unwrap();
         fs::remove_dir_all(&folder).unwrap();
     }

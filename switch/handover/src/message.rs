@@ -19,7 +19,7 @@ pub enum Kind {
     /// From a new process: it is ready. After an upgrade's start: it has prepared everything, and touches no ring.
     Ready = 4,
     /// To the running process: no port and no session may change until the upgrade is over. Its descriptors are the attempt's
-    /// [`Claim`](crate::Claim), and a connection to the new process, for what this one has to say if the supervisor dies.
+    /// [`Claim`](crate::Claim), and a connection to the new process, for the last records of this one.
     Hold = 5,
     /// From the running process: nothing changes any more; frames still flow.
     Held = 6,
@@ -31,7 +31,7 @@ pub enum Kind {
     Go = 9,
     /// From the new process: every worker has taken its rings.
     Confirmed = 10,
-    /// To the process that has been replaced: end, and leave everything as it is.
+    /// To the process that has been replaced: end, and leave everything as it is. From it to its successor: these were its last records.
     Leave = 11,
     /// To the running process: the upgrade is off; go on. The text is [`WAS_STARTED`] if the new process may have used the rings.
     Resume = 12,

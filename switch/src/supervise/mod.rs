@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use crosspoint_daemon::handover::Closer;
 use crosspoint_daemon::service::notify;
 use crosspoint_handover::{
-    Adopted, BYTES_MAX, Begin, Kind, Meeting, Message, Orphan, RECORDS_MAX, Start, Store, adopt,
+    Adopted, BYTES_MAX, Begin, Given, Kind, Link, Meeting, Message, Orphan, RECORDS_MAX, Start,
+    Store, adopt,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -37,7 +38,7 @@ pub(crate) use request::UpgradeCommand;
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The same of a process that was started after a crash and is not ready yet.
 const SILENCE_AT_START_MAX: Duration = Duration::from_secs(60);
-/// How long the switch may take to end in order: systemd gives the service 15 s.
+/// How long the switch may take to end in order: systemd gives the service 20 s.
 const STOP_TIME_MAX: Duration = Duration::from_secs(12);
 /// How long a process whose connection has ended may take to end.
 const END_TIME_MAX: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ pub(crate) struct Supervise {
     #[command(flatten)]
     socket: request::Socket,
     /// How long the switch goes on when the supervisor dies, and waits for another one
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     without_supervisor: u64,
 }
 
@@ -167,16 +168,17 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
     };
     let place = meeting_path(&options.socket.supervisor_socket);
     let former = renew::former();
-    let (current, meeting, adopted) = match adopted(&place)? {
-        Some((current, adopted, meeting)) => (current, meeting, adopted),
+    let (current, given) = match adopted(&place)? {
+        Some((current, given)) => (current, given),
         None => {
             let meeting = Meeting::bind(&place).map_err(|why| explained(&place, why))?;
             let fds = [meeting.as_fd()];
             let store = Store::default();
             let current = Process::start(&program, &options.config, (begin, &fds), &store)?;
-            (current, meeting, Adopted::default())
+            (current, (Adopted::default(), meeting, store))
         }
     };
+    let (adopted, meeting, store) = given;
     let supervisor = Supervisor {
         config: options.config.clone(),
         program,
@@ -184,7 +186,7 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
         current,
         meeting,
         unsupervised_s_max: options.without_supervisor,
-        store: Store::default(),
+        store,
         closer: Closer::start()?,
         signals,
         upgraded_at: None,
@@ -212,28 +214,37 @@ fn explained(path: &Path, why: io::Error) -> io::Error {
     io::Error::new(why.kind(), text)
 }
 
-/// The process of the switch that a supervisor before this one has left, if there is one.
-fn adopted(path: &Path) -> io::Result<Option<(Process, Adopted, Meeting)>> {
+/// The process of the switch that a supervisor before this one has left, if there is one, and what it gives.
+fn adopted(path: &Path) -> io::Result<Option<(Process, (Adopted, Meeting, Store))>> {
     let found = adopt(path, ADOPTION_TIME_MAX).map_err(|why| {
         let path = path.display();
         io::Error::other(format!("the switch that waits at {path}: {why}"))
     })?;
-    let Some(Orphan { pid, link, adopted }) = found else {
+    let Some(Orphan { pid, given }) = found else {
         return Ok(None);
     };
-    let mut process = Process::of(pid, link)?;
-    match adopted {
-        Some((adopted, meeting)) => {
+    match given {
+        Ok(Given {
+            link,
+            adopted,
+            meeting,
+            store,
+        }) => {
+            let mut process = Process::of(pid, link)?;
+            process.is_ready = true;
             say(&format!(
                 "goes on with the switch that another supervisor has left (process {pid})"
             ));
-            Ok(Some((process, adopted, meeting)))
+            Ok(Some((process, (adopted, meeting, store))))
         }
-        None => {
+        Err(why) => {
+            // It has ended, or is ended: a new one is started.
             say(&format!(
-                "error: the switch that another supervisor has left (process {pid}) says nothing: it is ended"
+                "error: the switch that another supervisor has left (process {pid}) is not understood, and is ended: {why}"
             ));
-            process.kill();
+            if let Ok(mut process) = Process::of(pid, Link::pair()?.0) {
+                process.kill();
+            }
             Ok(None)
         }
     }
@@ -278,10 +289,12 @@ impl Supervisor {
             if spoken && let Some(code) = self.hear()? {
                 return Ok(code);
             }
-            self.renew();
             if asked {
                 let switch = self.current.pid();
                 requests.answer(switch, |upgrade| self.upgrade(upgrade));
+            }
+            if !(signalled || spoken || asked) {
+                self.renew();
             }
         }
     }
@@ -327,6 +340,9 @@ impl Supervisor {
         loop {
             // What it still says must not block it.
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
             match self.current.link.receive_within(left) {
                 Ok(Some(message)) => self.take(message),
                 Ok(None) | Err(_) => break,

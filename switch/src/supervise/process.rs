@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,14 @@ pub(super) const FORMER: &str = "CROSSPOINT_FORMER_PROGRAM";
 const KILL_TIME_MAX: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
 const THREAD_STACK: usize = 32 << 10;
+
+/// Former processes that have not ended yet, and are waited for.
+static REAPING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a former process is still waited for.
+pub(super) fn is_reaping() -> bool {
+    REAPING.load(Ordering::SeqCst) > 0
+}
 
 /// A program that can be started.
 #[derive(Clone)]
@@ -215,11 +224,15 @@ impl Drop for Process {
         let Ok(pidfd) = self.pidfd.try_clone() else {
             return;
         };
+        REAPING.fetch_add(1, Ordering::SeqCst);
         let reap = move || {
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            REAPING.fetch_sub(1, Ordering::SeqCst);
         };
         let thread = Builder::new().name("cp-reap".to_owned());
-        let _ = thread.stack_size(THREAD_STACK).spawn(reap);
+        if thread.stack_size(THREAD_STACK).spawn(reap).is_err() {
+            REAPING.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use super::process::{FORMER, Program, identity};
+use signal_hook::consts::SIGPIPE;
+
+use super::process::{FORMER, Program, identity, is_reaping};
 use super::{PROBATION, Supervisor, say};
 
 /// The program of the switch before the last upgrade, as the supervisor before this one has handed it on.
@@ -20,8 +22,11 @@ pub(super) fn former() -> Option<Program> {
 impl Supervisor {
     /// Becomes the installed program, if the switch has run it long enough without a crash, and this process runs another one.
     pub(super) fn renew(&mut self) {
-        let is_proven = self.upgraded_at.is_some_and(|at| at.elapsed() > PROBATION)
-            && self.crashes.is_empty()
+        let Some(upgraded_at) = self.upgraded_at else {
+            return;
+        };
+        let is_proven = upgraded_at.elapsed() > PROBATION
+            && self.crashes.iter().all(|crash| *crash < upgraded_at)
             && self.current.is_ready
             && self.current.runs(&self.program);
         if !is_proven {
@@ -33,11 +38,15 @@ impl Supervisor {
         if own.map(|file| identity(&file)) == self.program.identity() {
             return;
         }
-        // A thread that a front end holds up would hold up this process for ever.
-        if !self.closer.is_idle() {
+        // A thread that a front end holds up would hold up this process for ever, and a process that is still to be waited for would
+        // be forgotten. What the store has is not closed for the last time: the switch has it too.
+        if !self.closer.is_idle() || is_reaping() {
             return say(
                 "stays the former program until the next upgrade: a front end holds one of its threads up",
             );
+        }
+        if self.is_stopping() {
+            return;
         }
         let Program::Path(path) = &self.program else {
             return;
@@ -54,6 +63,8 @@ impl Supervisor {
         };
         say("becomes the installed program");
         let why = command.exec();
+        // exec() has given this signal its usual effect, which is to end the process whose log is closed.
+        let _ = signal_hook::flag::register(SIGPIPE, Arc::default());
         say(&format!("error: stays the former program: {why}"));
     }
 }

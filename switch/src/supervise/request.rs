@@ -36,7 +36,7 @@ pub(crate) struct Socket {
 
 /// Replace the running switch by the program that is installed now; guests and their connections stay
 ///
-/// The new process prepares everything while the old one forwards frames; then all rings stop for less than a millisecond. If
+/// The new process prepares everything while the old one forwards frames; then all rings stop for about a millisecond, and longer with many guests. If
 /// the new process cannot take over, the old one goes on, and the reason is printed. `crosspoint supervise` must run the switch.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[command(after_long_help = crate::help::UPGRADE)]

@@ -242,6 +242,9 @@ impl Process {
         let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
             match self.link.receive_within(left) {
                 Ok(Some(message)) => closer.close(message),
                 Ok(None) | Err(_) => return,

@@ -56,7 +56,8 @@ fn front_ends_that_connect_during_upgrades_are_served() {
         ends.store(true, Ordering::Relaxed);
         let (served, refused) = visits.join().expect("visits");
         println!("{served} visits, {refused} connections ended early");
-        assert!(served >= 20 && refused <= served, "{served} and {refused}");
+        assert!(served >= 5, "{served} visits");
+        assert_eq!(refused, 0, "of {served} visits");
     });
     exchange.stop();
     switch.ledger();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crosspoint_guest::GuestOptions;
 
@@ -73,20 +73,29 @@ fn the_switch_goes_on_without_a_supervisor_and_the_next_one_has_all_records() {
     switch.ledger();
 }
 
-/// As when nothing restarts the supervisor.
+/// As when nothing restarts the supervisor, and when the service manager removes the service's folder.
 #[test]
-fn a_switch_without_a_supervisor_ends_in_order_in_time() {
-    let lab = Lab::new(s(60));
-    let a = Host::new(&lab, "a", 1);
-    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), xdp("a", &a)]);
-    let id = switch.supervised_id();
-    switch.kill_supervisor();
-    wait_until("the end of the switch", s(10), || {
-        (!PathBuf::from(format!("/proc/{id}")).exists()).then_some(())
-    });
-    let log = switch.log();
-    assert!(log.contains("no other supervisor has started"), "{log}");
-    switch.assert_left_nothing();
+fn a_switch_without_a_supervisor_ends_in_order_in_time_and_at_once_when_the_service_is_stopped() {
+    for is_stopped in [false, true] {
+        let lab = Lab::new(s(60));
+        let a = Host::new(&lab, "a", 1);
+        let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), xdp("a", &a)]);
+        let id = switch.supervised_id();
+        switch.kill_supervisor();
+        let begun = Instant::now();
+        if is_stopped {
+            let file = format!("{}.switch", lab.socket("supervisor").display());
+            fs::remove_file(file).expect("the socket at which it waits");
+        }
+        wait_until("the end of the switch", s(20), || {
+            (!PathBuf::from(format!("/proc/{id}")).exists()).then_some(())
+        });
+        let log = switch.log();
+        assert!(log.contains("no other supervisor has started"), "{log}");
+        // It would have waited for eight seconds.
+        assert_eq!(begun.elapsed() < s(6), is_stopped, "{:?}", begun.elapsed());
+        switch.assert_left_nothing();
+    }
 }
 
 /// The supervisor is killed at ever later moments of an upgrade: one of the two processes goes on, and no frame is lost.

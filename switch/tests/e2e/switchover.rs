@@ -356,12 +356,11 @@ fn supervisor_dies_at(fault: Fault) {
         let mut left = if old_is_over { new } else { old };
         let found = wait_until("the process that is left", s(10), || {
             let found = adopt(&lab.socket("meeting"), s(1)).expect("it speaks");
-            found.filter(|found| found.adopted.is_some())
+            found.filter(|found| found.given.is_ok())
         });
         assert_eq!(found.pid, rustix::process::Pid::from_child(&left.child));
-        left.link = found.link;
-        supervisor.store = Store::default();
-        supervisor.hear(&left, Kind::Ready);
+        let given = found.given.expect("its records");
+        (left.link, supervisor.store) = (given.link, given.store);
         supervisor.catch_up(&left);
         exchange(&mut pair, 10_000 * round + 2000, false, &|| {
             supervisor.logs()

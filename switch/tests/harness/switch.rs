@@ -587,7 +587,7 @@ fn supervise(lab: &Lab) -> [String; 4] {
         "supervise",
         "--supervisor-socket",
         &socket,
-        "--without-supervisor=4",
+        "--without-supervisor=8",
     ]
     .map(str::to_owned)
 }

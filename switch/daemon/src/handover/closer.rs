@@ -71,10 +71,10 @@ impl Closer {
     }
 }
 
-/// Closes a descriptor: one whose close can block, on a thread of its own.
+/// Closes a descriptor: on a thread of its own, unless that can never block.
 fn close(fd: OwnedFd, blocked: &Arc<AtomicUsize>) {
-    // Files of guests' memory are of kinds that no server can hold up; the switch has checked that.
-    if matches!(Kind::of(&fd), Kind::Eventfd | Kind::Path) {
+    // Each close of a file can ask the server of its file system, and to find out which one that is can too.
+    if Kind::of(&fd) == Kind::Eventfd {
         return drop(fd);
     }
     if blocked.fetch_add(1, Ordering::SeqCst) >= BLOCKED_MAX {

@@ -1,13 +1,18 @@
 //! The connection to the supervisor, and the records that the next one needs if this one dies.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crosspoint_handover::{Adopted, Kind, Link, LinkError, Meeting, Message, Store};
 
 use super::Closer;
+
+/// How often a process without a supervisor looks whether the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The connection.
 pub(super) struct Connection {
@@ -111,11 +116,16 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), LinkError> {
         let mut state = self.state();
-        let replaced = state.keep(name, body, fds)?;
+        let kept = state.keep(name, body, fds);
         let sent = state.send(|link| link.send_record(name, body, fds, is_critical(name)));
+        // One that is out of date is worse than none.
+        let (replaced, kept) = match kept {
+            Ok(replaced) => (replaced, Ok(())),
+            Err(why) => (state.kept.remove(name), Err(why.into())),
+        };
         drop(state);
         close(replaced);
-        sent
+        sent.and(kept)
     }
 
     /// Ends a record.
@@ -149,12 +159,23 @@ impl Connection {
         time: Duration,
     ) -> io::Result<bool> {
         self.state().is_lost = true;
-        let deadline = Instant::now() + time;
+        meeting.own()?;
+        let file = meeting.path()?;
+        let identity = || {
+            fs::metadata(&file)
+                .map(|file| (file.dev(), file.ino()))
+                .ok()
+        };
+        let (deadline, begun_with) = (Instant::now() + time, identity());
         let body = serde_json::to_vec(own)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(link) = meeting.accept_within(left)? else {
+            // The service manager removes it when the service is stopped.
+            if left.is_zero() || begun_with.is_none() || identity() != begun_with {
                 return Ok(false);
+            }
+            let Some(link) = meeting.accept_within(left.min(LOOK))? else {
+                continue;
             };
             let mut state = self.state();
             let sent = link

@@ -37,6 +37,8 @@ use crate::service::{log, notify};
 
 /// How long a change of the configuration, or a front end in the middle of a message, is waited for.
 const HOLD_TIME_MAX: Duration = Duration::from_secs(5);
+/// Pause after a failed attempt to hear the supervisor.
+const HEAR_PAUSE: Duration = Duration::from_millis(10);
 /// How long a front end whose connection was shut down is waited for.
 const SHUT_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long a held process waits for the supervisor: longer than a successor may take to prepare.
@@ -76,9 +78,7 @@ pub(crate) fn serve(running: &Arc<Running>) {
     let running = Arc::downgrade(running);
     let thread = std::thread::Builder::new().name("cp-handover".to_owned());
     let serving = thread.spawn(move || {
-        if let Some(Err(why)) = supervisor.meeting.as_ref().map(Meeting::own) {
-            tracing::warn!("another supervisor would not find this process: {why}");
-        }
+        supervisor.own_meeting();
         loop {
             let message = supervisor.next();
             if message.is_none() && !supervisor.wait_for_another() {
@@ -102,6 +102,9 @@ pub(crate) fn serve(running: &Arc<Running>) {
     });
     if let Err(why) = serving {
         tracing::error!("no upgrade is possible: no thread for it can be started: {why}");
+        // Nor would anything notice the supervisor's death.
+        let _ =
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     }
 }
 
@@ -214,6 +217,7 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     let ports = running.held();
     ports.thaw_all(Some(&positions), false, Nics::Taken(&uplinks));
     supervisor.say(Kind::Confirmed, "");
+    supervisor.own_meeting();
     let us = started.elapsed().as_micros();
     let guests = positions.len();
     tracing::info!(
@@ -257,7 +261,12 @@ fn hear_predecessor(running: &Running, supervisor: &Supervisor) {
     };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            tracing::warn!("the predecessor's counters may be missing: it does not end");
+            return;
+        }
         match predecessor.receive_within(left) {
+            Ok(Some(message)) if message.kind == Kind::Leave => return,
             Ok(Some(record)) if is_last(&record) => take_last(running, record),
             Ok(Some(_)) => {}
             Ok(None) => return,
@@ -397,8 +406,11 @@ fn leave(running: &Running, attempt: &Attempt, since: Option<&Exported>) -> ! {
     if let Some((text, _)) = running.dataplane.connections_text(since) {
         last(CONNECTIONS_SINCE, &text);
     }
-    capture::end_all(&running.dataplane, CAPTURES_TIME_MAX);
+    if let Some(successor) = &attempt.successor {
+        let _ = successor.send(Kind::Leave, "", b"", &[]);
+    }
     running.end_exports(EXPORTS_TIME_MAX);
+    capture::end_all(&running.dataplane, CAPTURES_TIME_MAX);
     tracing::info!("a successor has taken over");
     log::drain();
     std::process::exit(0)
@@ -411,6 +423,13 @@ impl Supervisor {
         }
     }
 
+    /// Makes this process the one that another supervisor finds.
+    fn own_meeting(&self) {
+        if let Some(Err(why)) = self.meeting.as_ref().map(Meeting::own) {
+            tracing::warn!("another supervisor would not find this process: {why}");
+        }
+    }
+
     /// Waits for another supervisor after the last one has died, and gives it all records. Returns `false` when none has come in
     /// time: the daemon is to end.
     fn wait_for_another(&self) -> bool {
@@ -420,7 +439,12 @@ impl Supervisor {
             time.as_secs()
         );
         let (upgrades, crashes) = (self.begin.upgrades, self.begin.crashes);
-        let own = Adopted { upgrades, crashes };
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let own = Adopted {
+            upgrades,
+            crashes,
+            pid,
+        };
         let adopted = self.meeting.as_ref().is_some_and(|meeting| {
             let adopted = self.connection.wait(meeting, &own, time);
             adopted.unwrap_or_else(|why| {
@@ -443,9 +467,10 @@ impl Supervisor {
         loop {
             match self.connection.link().receive() {
                 Ok(message) => return message,
+                // It still runs, so this process does not wait for another one.
                 Err(LinkError::Io(why)) => {
                     tracing::error!("the supervisor cannot be heard: {why}");
-                    return None;
+                    std::thread::sleep(HEAR_PAUSE);
                 }
                 Err(why) => tracing::error!("a message of the supervisor is ignored: {why}"),
             }

@@ -298,17 +298,24 @@ impl Device {
         let running = self.vring(index)?.running;
         let copy = call.as_ref().filter(|_| handover::is_supervised());
         let copy = copy.and_then(|call| call.try_clone().ok().map(OwnedFd::from));
-        let before = std::mem::replace(&mut self.vring(index)?.call, copy);
-        self.retire(before);
         self.kept.has_changed = true;
         let caller = &self.attachment.caller;
         let (old, accepted) = caller.set(index as usize, call.map(OwnedFd::from));
+        // One that is refused can be of a kind whose every close blocks.
+        let (copy, refused) = match &accepted {
+            Ok(()) => (copy, None),
+            Err(_) => (None, copy),
+        };
+        let before = std::mem::replace(&mut self.vring(index)?.call, copy);
+        self.retire(before);
+        self.retire(refused);
         if let Err(why) = accepted {
             tracing::warn!(
                 port = self.name,
                 "vring {index}: {why}: its driver gets no calls (interrupts)"
             );
         }
+        let caller = &self.attachment.caller;
         if running {
             // Workers may write to the old descriptor until each has reached a quiescent point.
             self.dataplane.quiesce();

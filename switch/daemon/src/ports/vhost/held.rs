@@ -125,17 +125,20 @@ pub(super) fn crates_end(
     is_adopted: bool,
 ) -> io::Result<BackendReqHandler<Handler>> {
     let negotiated = handler.device().protocol_features;
-    if !is_adopted || negotiated == 0 {
+    if !is_adopted {
         return Ok(BackendReqHandler::from_stream(connection, handler.clone()));
     }
     let (socket, mut said) = UnixStream::pair()?;
     let number = socket.as_raw_fd();
     let mut crates = BackendReqHandler::from_stream(socket, handler.clone());
     let value = negotiated.to_ne_bytes();
-    for (request, payload) in [
+    // Without protocol features the front end may be about to set them: the crate acknowledges only to one that it has told of
+    // features.
+    let heard = [
         (wire::GET_FEATURES, &[][..]),
         (wire::SET_PROTOCOL_FEATURES, &value),
-    ] {
+    ];
+    for (request, payload) in heard.into_iter().take(1 + usize::from(negotiated != 0)) {
         said.write_all(&wire::message(request, payload))?;
         crates.handle_request().map_err(io::Error::other)?;
     }
