@@ -168,17 +168,27 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
     };
     let place = meeting_path(&options.socket.supervisor_socket);
     let former = renew::former();
-    let (current, given) = match adopted(&place)? {
-        Some((current, given)) => (current, given),
+    let left = match adopted(&place)? {
+        Some(left) => left,
         None => {
             let meeting = Meeting::bind(&place).map_err(|why| explained(&place, why))?;
             let fds = [meeting.as_fd()];
             let store = Store::default();
             let current = Process::start(&program, &options.config, (begin, &fds), &store)?;
-            (current, (Adopted::default(), meeting, store))
+            Left {
+                current,
+                adopted: Adopted::default(),
+                meeting,
+                store,
+            }
         }
     };
-    let (adopted, meeting, store) = given;
+    let Left {
+        current,
+        adopted,
+        meeting,
+        store,
+    } = left;
     let supervisor = Supervisor {
         config: options.config.clone(),
         program,
@@ -214,8 +224,16 @@ fn explained(path: &Path, why: io::Error) -> io::Error {
     io::Error::new(why.kind(), text)
 }
 
-/// The process of the switch that a supervisor before this one has left, if there is one, and what it gives.
-fn adopted(path: &Path) -> io::Result<Option<(Process, (Adopted, Meeting, Store))>> {
+/// The process of the switch that a supervisor before this one has left, and what it gives.
+struct Left {
+    current: Process,
+    adopted: Adopted,
+    meeting: Meeting,
+    store: Store,
+}
+
+/// Finds the process that a supervisor before this one has left, if there is one.
+fn adopted(path: &Path) -> io::Result<Option<Left>> {
     let found = adopt(path, ADOPTION_TIME_MAX).map_err(|why| {
         let path = path.display();
         io::Error::other(format!("the switch that waits at {path}: {why}"))
@@ -230,12 +248,17 @@ fn adopted(path: &Path) -> io::Result<Option<(Process, (Adopted, Meeting, Store)
             meeting,
             store,
         }) => {
-            let mut process = Process::of(pid, link)?;
-            process.is_ready = true;
+            let mut current = Process::of(pid, link)?;
+            current.is_ready = true;
             say(&format!(
                 "goes on with the switch that another supervisor has left (process {pid})"
             ));
-            Ok(Some((process, (adopted, meeting, store))))
+            Ok(Some(Left {
+                current,
+                adopted,
+                meeting,
+                store,
+            }))
         }
         Err(why) => {
             // It has ended, or is ended: a new one is started.
