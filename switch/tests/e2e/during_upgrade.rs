@@ -1,8 +1,10 @@
 //! What is under way when the switch is upgraded: front ends that connect, a migration, a quarantine, captures.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crosspoint_guest::message::protocol;
+use crosspoint_guest::message::{protocol, request};
 use crosspoint_guest::{Guest, GuestOptions};
 use rustix::process::Signal;
 
@@ -61,6 +63,66 @@ fn front_ends_that_connect_during_upgrades_are_served() {
     });
     exchange.stop();
     switch.ledger();
+}
+
+/// A message of a front end (vhost-user, "Message specification"), and its answer if there is one. Version 1; bit 3 asks for an
+/// acknowledgement.
+fn exchange(stream: &UnixStream, request: u32, wants_ack: bool, payload: &[u8]) -> Option<u64> {
+    let flags = 1 | u32::from(wants_ack) << 3;
+    let head = [request, flags, payload.len() as u32].map(u32::to_ne_bytes);
+    let mut stream = stream;
+    stream
+        .write_all(&[&head.concat(), payload].concat())
+        .expect("the switch reads");
+    if !wants_ack && !payload.is_empty() {
+        return None;
+    }
+    let mut answer = [0; 20];
+    stream
+        .read_exact(&mut answer)
+        .unwrap_or_else(|why| panic!("request {request} has no answer: {why}"));
+    Some(u64::from_ne_bytes(
+        answer[12..].try_into().expect("eight bytes"),
+    ))
+}
+
+/// An upgrade before each of the messages with which a front end sets up: each is answered as if there had been none.
+#[test]
+fn each_message_of_a_front_end_that_sets_up_is_answered_by_the_new_process() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0")]);
+    for upgraded_before in 0..5 {
+        let stream = UnixStream::connect(lab.socket("g0")).expect("the port listens");
+        stream.set_read_timeout(Some(s(5))).expect("a time");
+        wait_until("the connection", s(5), || {
+            let lines = switch.log().matches("front end connected").count();
+            (lines > upgraded_before).then_some(())
+        });
+        let mut offered = [0; 2];
+        for step in 0..5 {
+            if step == upgraded_before {
+                must_upgrade(&switch);
+            }
+            let say =
+                |request, wants_ack, payload: &[u8]| exchange(&stream, request, wants_ack, payload);
+            match step {
+                0 => offered[0] = say(request::GET_FEATURES, false, &[]).expect("features"),
+                1 => {
+                    offered[1] = say(request::GET_PROTOCOL_FEATURES, false, &[]).expect("features")
+                }
+                2 => {
+                    assert!(offered[1] & protocol::REPLY_ACK != 0);
+                    let wanted = offered[1] & (protocol::REPLY_ACK | protocol::MQ);
+                    say(request::SET_PROTOCOL_FEATURES, false, &wanted.to_ne_bytes());
+                }
+                3 => assert_eq!(say(request::SET_OWNER, true, &[]), Some(0)),
+                _ => {
+                    let payload = offered[0].to_ne_bytes();
+                    assert_eq!(say(request::SET_FEATURES, true, &payload), Some(0));
+                }
+            }
+        }
+    }
 }
 
 /// A log that began before an upgrade has each page that the new process writes.
