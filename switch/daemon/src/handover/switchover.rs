@@ -230,6 +230,10 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
         match supervisor.next() {
             Some(message) if message.kind == Kind::Alone => break,
             Some(message) if message.kind != Kind::Record => {}
+            // Passed on by a supervisor of an earlier version, which makes no connection to the predecessor.
+            Some(message) if supervisor.predecessor.is_none() && is_last(&message) => {
+                take_last(running, message);
+            }
             // Of uplinks, changed since this process began.
             Some(message) => supervisor.put_late(message),
             // It has died.
