@@ -79,7 +79,7 @@ table! {
     "switch killed" 2 "w" Crash &["the switch has ended"] => kill_switch;
     "killed during an upgrade" 2 "w" Crash &["the switch has ended", "no upgrade"] => kill_in_upgrade;
     "supervisor killed" 2 "w" Pause &["no upgrade"] => kill_supervisor;
-    "supervisor killed in an upgrade" 2 "w" Pause &["no upgrade", "the supervisor has ended"] => kill_supervisor_in_upgrade;
+    "supervisor killed in an upgrade" 2 "w" Pause &["no upgrade", "the supervisor has ended", "the supervisor cannot be understood"] => kill_supervisor_in_upgrade;
     "link down, up" 3 "w" Free &[] => flap;
     "interface made anew" 3 "w" Free &[] => make_anew;
     "memory pressure" 1 "" Free &[] => press_memory;
@@ -273,6 +273,8 @@ fn kill_supervisor_in_upgrade(stage: &mut Stage) -> Done {
     stage.pause(100);
     let done = kill_supervisor(stage);
     let _ = upgrade.wait();
+    // The process that does not take over says so.
+    std::thread::sleep(Duration::from_millis(200));
     done
 }
 

@@ -54,6 +54,8 @@ const COUNTERS: &str = "counters";
 /// Names of the records of connections: all, and those that began while a successor prepared.
 const CONNECTIONS: &str = "connections";
 const CONNECTIONS_SINCE: &str = "connections-since";
+/// How often counters are read in search of a moment in which none changes.
+const COUNTER_READINGS_MAX: usize = 16;
 /// With more connections than this, they are recorded for upgrades only.
 const CONNECTIONS_MAX: usize = 1 << 16;
 /// Interval between two records of tables, for the case of a crash; longer if there are many addresses.
@@ -113,7 +115,7 @@ pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
     if !super::is_supervised() || Instant::now() < *next {
         return;
     }
-    put(COUNTERS, &running.dataplane.counters(), &[]);
+    record_counters(running);
     record_connections(running);
     let addresses = running.dataplane.learned();
     *next = Instant::now()
@@ -122,6 +124,22 @@ pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
             false => TABLES_INTERVAL,
         };
     put(ADDRESSES, &addresses, &[]);
+}
+
+/// Records the counters, as they are while no frame is counted if there is such a moment: what one worker reads while another one
+/// writes may lack a part of a burst, and the totals of a process that goes on with it after a crash would never agree.
+fn record_counters(running: &Running) {
+    let read = || serde_json::to_vec(&running.dataplane.counters()).unwrap_or_default();
+    let mut counters = read();
+    for _ in 0..COUNTER_READINGS_MAX {
+        let again = read();
+        let is_quiet = again == counters;
+        counters = again;
+        if is_quiet {
+            break;
+        }
+    }
+    put_bytes(COUNTERS, &counters, &[]);
 }
 
 fn record_connections(running: &Running) {
