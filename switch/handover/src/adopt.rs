@@ -45,16 +45,16 @@ pub struct Adopted {
 
 /// The socket at which a process of the switch waits for its next supervisor.
 #[derive(Debug)]
-pub struct Meeting(OwnedFd);
+pub struct AdoptionSocket(OwnedFd);
 
 fn seqpacket() -> Result<OwnedFd, Errno> {
     let (flags, kind) = (SocketFlags::CLOEXEC, SocketType::SEQPACKET);
     socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
-impl Meeting {
+impl AdoptionSocket {
     /// Makes the socket and its file, in place of one that nothing listens at.
-    pub fn bind(path: &Path) -> io::Result<Meeting> {
+    pub fn bind(path: &Path) -> io::Result<AdoptionSocket> {
         match fs::remove_file(path) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
             _ => {}
@@ -63,17 +63,17 @@ impl Meeting {
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         listen(&socket, WAITING_MAX)?;
-        Ok(Meeting(socket))
+        Ok(AdoptionSocket(socket))
     }
 
     /// The socket that another process has made.
-    pub fn of(socket: OwnedFd) -> Meeting {
-        Meeting(socket)
+    pub fn of(socket: OwnedFd) -> AdoptionSocket {
+        AdoptionSocket(socket)
     }
 
     /// Another descriptor of the same socket.
-    pub fn try_clone(&self) -> io::Result<Meeting> {
-        self.0.try_clone().map(Meeting)
+    pub fn try_clone(&self) -> io::Result<AdoptionSocket> {
+        self.0.try_clone().map(AdoptionSocket)
     }
 
     /// Makes this process the one that a supervisor finds here.
@@ -110,7 +110,7 @@ impl Meeting {
     }
 }
 
-impl AsFd for Meeting {
+impl AsFd for AdoptionSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -122,18 +122,18 @@ pub struct Orphan {
     /// The process.
     pub pid: Pid,
     /// What it has given, or why it cannot be gone on with.
-    pub given: Result<Given, LinkError>,
+    pub given: Result<Adoption, LinkError>,
 }
 
 /// What such a process gives to its next supervisor.
 #[derive(Debug)]
-pub struct Given {
+pub struct Adoption {
     /// The connection to it.
     pub link: Link,
     /// What it says of itself.
     pub adopted: Adopted,
     /// Its socket.
-    pub meeting: Meeting,
+    pub adoption_socket: AdoptionSocket,
     /// Its records.
     pub store: Store,
 }
@@ -154,7 +154,7 @@ pub fn adopt(path: &Path, time: Duration) -> io::Result<Option<Orphan>> {
             return Err(io::Error::other("another user's process listens there"));
         }
         let given = receive(Link::of(socket), path, deadline);
-        let is_it = |given: &Given| given.adopted.pid == peer.pid.as_raw_nonzero().get();
+        let is_it = |given: &Adoption| given.adopted.pid == peer.pid.as_raw_nonzero().get();
         match &given {
             Ok(given) if is_it(given) => {}
             // It has not called listen(2) when this connected, or has lost the connection: once more.
@@ -189,7 +189,7 @@ fn connected(path: &Path, deadline: Instant) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Receives all that a process gives, up to its READY.
-fn receive(link: Link, path: &Path, deadline: Instant) -> Result<Given, LinkError> {
+fn receive(link: Link, path: &Path, deadline: Instant) -> Result<Adoption, LinkError> {
     let (mut store, mut said) = (Store::default(), None);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -202,19 +202,22 @@ fn receive(link: Link, path: &Path, deadline: Instant) -> Result<Given, LinkErro
             Kind::Adopted => {
                 let adopted = serde_json::from_slice(&message.body)
                     .map_err(|_| LinkError::Malformed("what it says of itself"))?;
-                let meeting = message.fds.into_iter().next().map(Meeting::of);
-                let is_there = |meeting: &Meeting| meeting.path().is_ok_and(|its| its == path);
-                let meeting = meeting.filter(is_there);
-                let meeting = meeting.ok_or(LinkError::Malformed("it has another socket"))?;
-                said = Some((adopted, meeting));
+                let adoption_socket = message.fds.into_iter().next().map(AdoptionSocket::of);
+                let is_there = |adoption_socket: &AdoptionSocket| {
+                    adoption_socket.path().is_ok_and(|its| its == path)
+                };
+                let adoption_socket = adoption_socket.filter(is_there);
+                let adoption_socket =
+                    adoption_socket.ok_or(LinkError::Malformed("it has another socket"))?;
+                said = Some((adopted, adoption_socket));
             }
             Kind::Ready => {
-                let (adopted, meeting) =
+                let (adopted, adoption_socket) =
                     said.ok_or(LinkError::Malformed("it does not say what it is"))?;
-                return Ok(Given {
+                return Ok(Adoption {
                     link,
                     adopted,
-                    meeting,
+                    adoption_socket,
                     store,
                 });
             }
@@ -273,11 +276,11 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("switch.sock");
         assert!(adopt(&path, TIME).unwrap().is_none(), "no file");
-        let meeting = Meeting::bind(&path).unwrap();
-        drop(meeting);
+        let adoption_socket = AdoptionSocket::bind(&path).unwrap();
+        drop(adoption_socket);
         assert!(adopt(&path, TIME).unwrap().is_none(), "no process");
-        let meeting = Meeting::bind(&path).unwrap();
-        meeting.own().unwrap();
+        let adoption_socket = AdoptionSocket::bind(&path).unwrap();
+        adoption_socket.own().unwrap();
         let silent = adopt(&path, Duration::from_millis(50)).unwrap().unwrap();
         assert!(silent.given.is_err(), "it does not answer");
         let own = rustix::process::getpid();
@@ -289,12 +292,12 @@ mod tests {
         let process = std::thread::spawn(move || {
             // The one that went away, one that is told another number, one that loses it, and the one that stays.
             for round in 0.. {
-                let Some(link) = meeting.accept_within(TIME).unwrap() else {
+                let Some(link) = adoption_socket.accept_within(TIME).unwrap() else {
                     return;
                 };
                 let body = body(own.as_raw_nonzero().get() + i32::from(round == 1));
                 let body = serde_json::to_vec(&body).unwrap();
-                let _ = link.send(Kind::Adopted, "", &body, &[meeting.as_fd()]);
+                let _ = link.send(Kind::Adopted, "", &body, &[adoption_socket.as_fd()]);
                 let _ = link.send(Kind::Record, "session/web-1", b"{}", &[]);
                 if round != 2 {
                     let _ = link.send(Kind::Ready, "", b"", &[]);

@@ -13,7 +13,7 @@ mod link;
 mod message;
 mod store;
 
-pub use adopt::{Adopted, Claim, Given, Meeting, Orphan, adopt};
+pub use adopt::{Adopted, Adoption, AdoptionSocket, Claim, Orphan, adopt};
 pub use link::{Link, LinkError};
 pub use message::{Begin, Kind, Message, Start, WAS_STARTED};
 pub use store::{BYTES_MAX, RECORDS_MAX, Store};

@@ -336,7 +336,9 @@ impl Link {
                     self.wait(PollFlags::IN, deadline)?;
                     continue;
                 }
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                // The other process has ended without reading all. The kernel says so once, and then gives what that process has
+                // sent, and the end.
+                Err(rustix::io::Errno::CONNRESET) => continue,
                 Err(errno) => return Err(errno.into()),
             };
             for message in ancillary.drain() {
@@ -434,6 +436,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A process that ends with unread messages of ours: what it has sent arrives all the same.
+    #[test]
+    fn what_a_process_has_sent_arrives_though_it_ends_without_reading() {
+        let (a, b) = ends();
+        for body in [b"1", b"2"] {
+            a.send(Kind::Record, "counters", body, &[]).unwrap();
+        }
+        b.send(Kind::Confirmed, "", b"", &[]).unwrap();
+        drop(a);
+        let bodies = [b.receive(), b.receive()].map(|message| message.unwrap().unwrap().body);
+        assert_eq!(bodies, [b"1", b"2"]);
+        assert!(b.receive().unwrap().is_none());
+        // The order of the end and of what it has not read does not matter.
+        let (a, b) = ends();
+        a.send(Kind::Record, "counters", b"1", &[]).unwrap();
+        b.send(Kind::Confirmed, "", b"", &[]).unwrap();
+        let reader = std::thread::spawn(move || {
+            let received = std::iter::from_fn(|| b.receive().unwrap());
+            received.count()
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        drop(a);
+        assert_eq!(reader.join().unwrap(), 1);
     }
 
     #[test]

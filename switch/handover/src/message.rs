@@ -78,7 +78,7 @@ impl Kind {
 pub const WAS_STARTED: &str = "started";
 
 /// The body of [`Kind::Begin`], as JSON. Its descriptors are the socket at which the process waits for another supervisor
-/// ([`Meeting`](crate::Meeting)) and, for [`Start::Prepare`], the attempt's [`Claim`](crate::Claim) and a connection to the running
+/// ([`AdoptionSocket`](crate::AdoptionSocket)) and, for [`Start::Prepare`], the attempt's [`Claim`](crate::Claim) and a connection to the running
 /// process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Begin {

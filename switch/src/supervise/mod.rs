@@ -4,7 +4,7 @@
 //! them on a thread of their own, since a close can block; and starts processes of the switch.
 
 mod process;
-mod renew;
+mod reexec;
 mod request;
 mod upgrade;
 
@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use crosspoint_daemon::handover::Closer;
 use crosspoint_daemon::service::notify;
 use crosspoint_handover::{
-    Adopted, BYTES_MAX, Begin, Given, Kind, Link, Meeting, Message, Orphan, RECORDS_MAX, Start,
-    Store, adopt,
+    Adopted, Adoption, AdoptionSocket, BYTES_MAX, Begin, Kind, Link, Message, Orphan, RECORDS_MAX,
+    Start, Store, adopt,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -142,7 +142,7 @@ struct Supervisor {
     former: Option<Program>,
     current: Process,
     /// Where the current process waits for another supervisor if this one dies.
-    meeting: Meeting,
+    adoption_socket: AdoptionSocket,
     unsupervised_s_max: u64,
     /// The records of the current process.
     store: Store,
@@ -166,27 +166,28 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
         crashes: 0,
         unsupervised_s_max: options.without_supervisor,
     };
-    let place = meeting_path(&options.socket.supervisor_socket);
-    let former = renew::former();
+    let place = adoption_path(&options.socket.supervisor_socket);
+    let former = reexec::former();
     let left = match adopted(&place)? {
         Some(left) => left,
         None => {
-            let meeting = Meeting::bind(&place).map_err(|why| explained(&place, why))?;
-            let fds = [meeting.as_fd()];
+            let adoption_socket =
+                AdoptionSocket::bind(&place).map_err(|why| explained(&place, why))?;
+            let fds = [adoption_socket.as_fd()];
             let store = Store::default();
             let current = Process::start(&program, &options.config, (begin, &fds), &store)?;
-            Left {
+            Adoptee {
                 current,
                 adopted: Adopted::default(),
-                meeting,
+                adoption_socket,
                 store,
             }
         }
     };
-    let Left {
+    let Adoptee {
         current,
         adopted,
-        meeting,
+        adoption_socket,
         store,
     } = left;
     let supervisor = Supervisor {
@@ -194,7 +195,7 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
         program,
         former,
         current,
-        meeting,
+        adoption_socket,
         unsupervised_s_max: options.without_supervisor,
         store,
         closer: Closer::start()?,
@@ -211,7 +212,7 @@ fn supervise(options: &Supervise) -> io::Result<ExitCode> {
 }
 
 /// The file of the socket at which the switch waits for another supervisor.
-fn meeting_path(supervisor_socket: &Path) -> PathBuf {
+fn adoption_path(supervisor_socket: &Path) -> PathBuf {
     let mut path = supervisor_socket.as_os_str().to_owned();
     path.push(".switch");
     path.into()
@@ -225,15 +226,15 @@ fn explained(path: &Path, why: io::Error) -> io::Error {
 }
 
 /// The process of the switch that a supervisor before this one has left, and what it gives.
-struct Left {
+struct Adoptee {
     current: Process,
     adopted: Adopted,
-    meeting: Meeting,
+    adoption_socket: AdoptionSocket,
     store: Store,
 }
 
 /// Finds the process that a supervisor before this one has left, if there is one.
-fn adopted(path: &Path) -> io::Result<Option<Left>> {
+fn adopted(path: &Path) -> io::Result<Option<Adoptee>> {
     let found = adopt(path, ADOPTION_TIME_MAX).map_err(|why| {
         let path = path.display();
         io::Error::other(format!("the switch that waits at {path}: {why}"))
@@ -242,10 +243,10 @@ fn adopted(path: &Path) -> io::Result<Option<Left>> {
         return Ok(None);
     };
     match given {
-        Ok(Given {
+        Ok(Adoption {
             link,
             adopted,
-            meeting,
+            adoption_socket,
             store,
         }) => {
             let mut current = Process::of(pid, link)?;
@@ -253,10 +254,10 @@ fn adopted(path: &Path) -> io::Result<Option<Left>> {
             say(&format!(
                 "goes on with the switch that another supervisor has left (process {pid})"
             ));
-            Ok(Some(Left {
+            Ok(Some(Adoptee {
                 current,
                 adopted,
-                meeting,
+                adoption_socket,
                 store,
             }))
         }
@@ -317,7 +318,7 @@ impl Supervisor {
                 requests.answer(switch, |upgrade| self.upgrade(upgrade));
             }
             if !(signalled || spoken || asked) {
-                self.renew();
+                self.reexec();
             }
         }
     }
@@ -477,7 +478,7 @@ impl Supervisor {
         ));
         self.tell_manager("WATCHDOG=1\n");
         let begin = self.begin(Start::AfterCrash);
-        let fds = &[self.meeting.as_fd()];
+        let fds = &[self.adoption_socket.as_fd()];
         self.current = match Process::start(&program, &self.config, (begin, fds), &self.store) {
             Ok(process) => process,
             Err(why) => {

@@ -85,7 +85,7 @@ impl Supervisor {
             &self.config,
             (
                 self.begin(Start::Prepare),
-                &[self.meeting.as_fd(), claim, predecessor],
+                &[self.adoption_socket.as_fd(), claim, predecessor],
             ),
             &self.store,
         );

@@ -179,11 +179,7 @@ fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
             let queue = liar.transmit_queue(0).expect("a queue");
             let runaway = queue.ring().avail_idx().wrapping_add(5000);
             queue.ring().set_avail_idx(runaway);
-            let quarantined = || {
-                let ports = switch.show("ports");
-                (ports.contains("quarantined") && ports.contains("entries ahead")).then_some(())
-            };
-            wait_until("the liar's quarantine", s(10), quarantined);
+            switch.wait_quarantined("entries ahead");
             exchange.run(FRAMES / 5);
             // Frames sent to it meanwhile are counted.
             let lost = frame(mac(21), mac(22), number, 60);

@@ -14,13 +14,6 @@ use crate::harness::{
 
 const PAGE: usize = 4096;
 
-fn must_upgrade(switch: &Switch<'_>) {
-    let before = switch.supervised_id();
-    let (status, text) = switch.upgrade(&[]);
-    assert!(status.success(), "{text}\n{}", switch.log());
-    assert_ne!(switch.supervised_id(), before, "another process: {text}");
-}
-
 /// Front ends connect, set up and leave all the time. Each sees at most that its connection ends, and can connect again; those
 /// that are set up go on.
 #[test]
@@ -52,7 +45,7 @@ fn front_ends_that_connect_during_upgrades_are_served() {
             (served, refused)
         });
         for _ in 0..20 {
-            must_upgrade(&switch);
+            switch.must_upgrade();
             exchange.run(200);
         }
         ends.store(true, Ordering::Relaxed);
@@ -101,7 +94,7 @@ fn each_message_of_a_front_end_that_sets_up_is_answered_by_the_new_process() {
         let mut offered = [0; 2];
         for step in 0..5 {
             if step == upgraded_before {
-                must_upgrade(&switch);
+                switch.must_upgrade();
             }
             let say =
                 |request, wants_ack, payload: &[u8]| exchange(&stream, request, wants_ack, payload);
@@ -141,7 +134,7 @@ fn a_migration_that_is_under_way_misses_no_page_of_the_new_process() {
         ping_pong(&mut a, &mut b, 1);
         let log = b.start_dirty_log().expect("a migration begins");
         for round in 0..3 {
-            must_upgrade(&switch);
+            switch.must_upgrade();
             let _ = log.take();
             // More frames than the ring has buffers.
             for burst in 0..20 {
@@ -182,17 +175,13 @@ fn a_quarantined_guest_stays_so_through_upgrades_until_it_reconnects() {
         let queue = liar.transmit_queue(0).expect("a queue");
         let runaway = queue.ring().avail_idx().wrapping_add(5000);
         queue.ring().set_avail_idx(runaway);
-        let is_quarantined = || {
-            let ports = switch.show("ports");
-            (ports.contains("quarantined") && ports.contains("entries ahead")).then_some(())
-        };
         // In the first round the worker finds it while the new process prepares, or after that.
         if number > 0 {
-            wait_until("its quarantine", s(10), is_quarantined);
+            switch.wait_quarantined("entries ahead");
         }
-        must_upgrade(&switch);
+        switch.must_upgrade();
         exchange.run(500);
-        wait_until("its quarantine, after an upgrade", s(10), is_quarantined);
+        switch.wait_quarantined("entries ahead");
         liar.disconnect();
         switch.wait_down(&["liar"]);
         liar.reset(0);
@@ -217,7 +206,7 @@ fn an_upgrade_ends_captures_in_order_and_says_so() {
         switch.log().contains("a capture has started").then_some(())
     });
     exchange.run(500);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     let status = capture.wait(s(10)).expect("it ends");
     let said = capture.log();
     assert!(status.success(), "{said}");

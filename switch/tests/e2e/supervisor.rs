@@ -5,26 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crosspoint_guest::GuestOptions;
+use rustix::process::Signal;
 
 use crate::harness::{
     Exchange, Host, Lab, Switch, binary, connect_pair, guest, ping_pong, s, wait_until, xdp,
 };
-
-fn kill_switch(switch: &Switch<'_>) {
-    let id = switch.supervised_id();
-    let pid = rustix::process::Pid::from_raw(id as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
-    wait_until("a new process", s(5), || {
-        (switch.try_supervised_id().is_some_and(|now| now != id)).then_some(())
-    });
-}
-
-fn must_upgrade(switch: &Switch<'_>) {
-    let before = switch.supervised_id();
-    let (status, text) = switch.upgrade(&[]);
-    assert!(status.success(), "{text}\n{}", switch.log());
-    assert_ne!(switch.supervised_id(), before, "another process: {text}");
-}
 
 /// Each frame arrives, uplinks and new guests work meanwhile, and the next supervisor has all that it needs for an upgrade and
 /// after a crash: also what changed while there was none.
@@ -40,7 +25,7 @@ fn the_switch_goes_on_without_a_supervisor_and_the_next_one_has_all_records() {
     let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
     a.must_ping(&b);
     // A process that was upgraded has its predecessor's records too.
-    must_upgrade(&switch);
+    switch.must_upgrade();
     let id = switch.supervised_id();
     let mut late = None;
     switch.replace_supervisor(|| {
@@ -57,18 +42,18 @@ fn the_switch_goes_on_without_a_supervisor_and_the_next_one_has_all_records() {
         exchange.run(1000);
         ping_pong(first, second, 10 * life);
         match life {
-            0 => must_upgrade(&switch),
+            0 => drop(switch.must_upgrade()),
             1 => switch.replace_supervisor(|| exchange.run(100)),
             _ => {}
         }
     }
     exchange.run(1000);
     exchange.stop();
-    kill_switch(&switch);
+    switch.end_supervised(Signal::KILL);
     ping_pong(first, second, 100);
     switch.wait_up(&["a", "b"]);
     a.must_ping(&b);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     ping_pong(first, second, 101);
     switch.ledger();
 }
@@ -124,16 +109,11 @@ fn a_supervisor_that_dies_during_an_upgrade_costs_no_frame() {
     }
     switch.wait_up(&["a", "b"]);
     a.must_ping(&b);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     exchange.run(1000);
     let frames = exchange.stop();
     // The counters went along each time.
-    let ledger = switch.ledger();
-    for name in ["g0", "g1"] {
-        let port = ledger.port(name);
-        let sent = frames / 2..=frames / 2 + 1;
-        assert!(sent.contains(&port.rx), "{name}: {frames} frames\n{ledger}");
-    }
+    switch.ledger().assert_exchanged(["g0", "g1"], frames);
 }
 
 /// Ten seconds after an upgrade the supervisor is the new program too, and knows the former one of the switch.
@@ -158,7 +138,7 @@ fn the_supervisor_becomes_the_installed_program_after_an_upgrade() {
     let runs = || fs::read_link(format!("/proc/{supervisor}/exe")).expect("it runs");
     install();
     assert!(runs().to_string_lossy().ends_with(" (deleted)"));
-    must_upgrade(&switch);
+    switch.must_upgrade();
     let id = switch.supervised_id();
     wait_until("the installed program", s(30), || {
         exchange.run(100);
@@ -176,6 +156,6 @@ fn the_supervisor_becomes_the_installed_program_after_an_upgrade() {
     assert!(status.success(), "{text}");
     exchange.run(1000);
     exchange.stop();
-    kill_switch(&switch);
+    switch.end_supervised(Signal::KILL);
     switch.ledger();
 }

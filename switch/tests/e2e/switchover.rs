@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crosspoint_guest::{Guest, GuestOptions};
 use crosspoint_handover::{
-    Begin, Claim, Kind, Link, Meeting, Message, SUPERVISED, Start, Store, WAS_STARTED, adopt,
+    AdoptionSocket, Begin, Claim, Kind, Link, Message, SUPERVISED, Start, Store, WAS_STARTED, adopt,
 };
 
 use crate::harness::{Host, Lab, binary, connect_to, frame, guest, mac, s, wait_until, xdp};
@@ -28,7 +28,7 @@ struct Supervisor<'a> {
     store: Store,
     started: u32,
     /// Where a process waits for another supervisor.
-    meeting: Meeting,
+    adoption_socket: AdoptionSocket,
     /// Of the last attempt at an upgrade, with the connection between the two processes.
     claim: Claim,
     between: Option<(Link, OwnedFd)>,
@@ -48,7 +48,7 @@ impl<'a> Supervisor<'a> {
             config,
             store: Store::default(),
             started: 0,
-            meeting: Meeting::bind(&lab.socket("meeting")).expect("a socket"),
+            adoption_socket: AdoptionSocket::bind(&lab.socket("adoption")).expect("a socket"),
             claim: Claim::new().expect("an eventfd"),
             between: None,
         }
@@ -73,7 +73,7 @@ impl<'a> Supervisor<'a> {
             unsupervised_s_max: 10,
         };
         let begin = serde_json::to_vec(&begin).expect("JSON");
-        let mut fds = vec![self.meeting.as_fd()];
+        let mut fds = vec![self.adoption_socket.as_fd()];
         if let Some((_, its)) = self.between.as_ref().filter(|_| start == Start::Prepare) {
             fds.extend([self.claim.as_fd(), its.as_fd()]);
         }
@@ -355,7 +355,7 @@ fn supervisor_dies_at(fault: Fault) {
         }
         let mut left = if old_is_over { new } else { old };
         let found = wait_until("the process that is left", s(10), || {
-            let found = adopt(&lab.socket("meeting"), s(1)).expect("it speaks");
+            let found = adopt(&lab.socket("adoption"), s(1)).expect("it speaks");
             found.filter(|found| found.given.is_ok())
         });
         assert_eq!(found.pid, rustix::process::Pid::from_child(&left.child));
@@ -380,6 +380,32 @@ fn one_process_goes_on_if_the_supervisor_dies_at_any_step() {
         println!("{fault:?}");
         supervisor_dies_at(fault);
     }
+}
+
+/// The new process ends when it has the claim and before its workers have the rings, and the supervisor dies too: the old process
+/// goes on.
+#[test]
+fn the_old_process_goes_on_if_the_new_one_fails_and_the_supervisor_dies() {
+    let lab = Lab::new(s(60));
+    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
+    let mut supervisor = Supervisor::new(&lab, &ports);
+    let mut old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &GuestOptions::default()));
+    supervisor.catch_up(&old);
+    exchange(&mut pair, 0, false, &|| supervisor.logs());
+    let new = supervisor.prepare(&old);
+    old.say(Kind::Freeze, "");
+    supervisor.hear(&old, Kind::Frozen);
+    // As the new process does when it is told to go.
+    assert!(supervisor.claim.take());
+    new.kill();
+    old.link = Link::pair().expect("sockets").0;
+    exchange(&mut pair, 1000, false, &|| supervisor.logs());
+    let found = adopt(&lab.socket("adoption"), s(5)).expect("it speaks");
+    let found = found.expect("a process");
+    assert_eq!(found.pid, rustix::process::Pid::from_child(&old.child));
+    old.kill();
 }
 
 /// A supervised switch, two guests that exchange frames, and one more.

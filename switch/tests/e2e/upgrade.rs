@@ -13,34 +13,6 @@ use crate::harness::{
     connect_pair, connect_to, frame, guest, mac, ping_pong, s, udp, wait_until, xdp,
 };
 
-fn kill_switch(switch: &Switch<'_>) {
-    end_switch(switch, Signal::KILL);
-}
-
-/// Ends the process that serves the ports by a signal, and waits for the next one.
-fn end_switch(switch: &Switch<'_>, signal: Signal) {
-    let id = switch.supervised_id();
-    let pid = Pid::from_raw(id as i32).expect("a process");
-    kill_process(pid, signal).expect("it runs");
-    if signal == Signal::SEGV {
-        // Rust's handler takes the first for a fault that comes again.
-        std::thread::sleep(s(1) / 20);
-        kill_process(pid, signal).expect("it runs");
-    }
-    wait_until("a new process", s(5), || {
-        (switch.try_supervised_id().is_some_and(|now| now != id)).then_some(())
-    });
-}
-
-/// Upgrades, and checks that another process serves the ports.
-fn must_upgrade(switch: &Switch<'_>) -> String {
-    let before = switch.supervised_id();
-    let (status, text) = switch.upgrade(&[]);
-    assert!(status.success(), "{text}\n{}", switch.log());
-    assert_ne!(switch.supervised_id(), before, "another process: {text}");
-    text
-}
-
 /// The front ends that have connected to a port since the switch started.
 fn connections(switch: &Switch<'_>, port: &str) -> u64 {
     let rows = switch.show_json("guests");
@@ -70,7 +42,7 @@ fn every_frame_arrives(options: &GuestOptions, times: u32) {
     let switch = Switch::start_supervised(&lab, &[1], &ports);
     let exchange = Exchange::start_with(&lab, &switch, ["g0", "g1"], options);
     exchange.run(10_000);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     exchange.run(1000);
     let of_both = || [switch.id(), switch.supervised_id()];
     let open = wait_until("a process that is settled", s(5), || {
@@ -86,7 +58,7 @@ fn every_frame_arrives(options: &GuestOptions, times: u32) {
     };
     let mut memory = [0, 0];
     for number in 1..times {
-        must_upgrade(&switch);
+        switch.must_upgrade();
         exchange.run(500);
         // The allocator has its fill by then.
         if number == times / 5 {
@@ -116,14 +88,7 @@ fn every_frame_arrives(options: &GuestOptions, times: u32) {
     exchange.run(1000);
     let frames = exchange.stop();
     // The counters went with the guests.
-    let ledger = switch.ledger();
-    for name in ["g0", "g1"] {
-        let port = ledger.port(name);
-        // Each sends half of them, and at most one to be learned.
-        let sent = frames / 2..=frames / 2 + 1;
-        assert!(sent.contains(&port.rx), "{name}: {frames} frames\n{ledger}");
-        assert_eq!(port.dropped_copies, 0, "{name}\n{ledger}");
-    }
+    switch.ledger().assert_exchanged(["g0", "g1"], frames);
     println!("{}", switch.log());
 }
 
@@ -159,7 +124,7 @@ fn guests_go_on_after_the_switch_is_killed() {
             }
             // The table is recorded every second.
             std::thread::sleep(s(1) + s(1) / 5);
-            end_switch(&switch, signal);
+            switch.end_supervised(signal);
             // After a second crash within a minute, the tables start empty.
             let known = if life == 0 { vec![21, 22] } else { Vec::new() };
             for station in known {
@@ -208,10 +173,10 @@ fn connections_of_security_groups_go_on_after_an_upgrade_and_a_crash() {
     }
     for (life, number) in (1..).zip(["upgrade", "crash", "upgrade"]) {
         match number {
-            "upgrade" => drop(must_upgrade(&switch)),
+            "upgrade" => drop(switch.must_upgrade()),
             _ => {
                 std::thread::sleep(s(1) + s(1) / 5);
-                kill_switch(&switch);
+                switch.end_supervised(Signal::KILL);
             }
         }
         for flow in 1024..1074 {
@@ -243,8 +208,8 @@ fn a_front_end_goes_on_with_what_it_has_negotiated() {
         let [a, b] = &mut pair;
         ping_pong(a, b, 10 * life);
         match life % 2 {
-            0 => drop(must_upgrade(&switch)),
-            _ => kill_switch(&switch),
+            0 => drop(switch.must_upgrade()),
+            _ => switch.end_supervised(Signal::KILL),
         }
         for guest in [&mut *a, &mut *b] {
             guest.stop().expect("rings stop");
@@ -346,13 +311,13 @@ fn a_hundred_guests_with_four_queue_pairs_each_go_on_after_an_upgrade_and_a_cras
     };
     exchange(0, 0..1);
     for life in 1..4 {
-        println!("{}", must_upgrade(&switch));
+        println!("{}", switch.must_upgrade());
         exchange(10 * life, life as usize..life as usize + 1);
         let log = switch.log();
         let mut lines = log.lines().filter(|line| line.contains("started in"));
         println!("{}", lines.next_back().unwrap_or_default());
     }
-    kill_switch(&switch);
+    switch.end_supervised(Signal::KILL);
     exchange(100, 0..4);
     switch.ledger();
     for name in &names {
@@ -388,7 +353,7 @@ fn an_upgrade_that_cannot_be_is_refused_and_costs_no_frame() {
         !status.success() && text.contains("no former program"),
         "{text}"
     );
-    must_upgrade(&switch);
+    switch.must_upgrade();
     exchange.run(1000);
     exchange.stop();
 }
@@ -423,7 +388,7 @@ fn after_an_upgrade_ports_are_added_and_silent_guests_keep_theirs() {
     let lab = Lab::new(s(60));
     let switch = Switch::start_supervised(&lab, &[1], &[guest(&lab, "g0"), guest(&lab, "g1")]);
     let exchange = Exchange::start(&lab, &switch, ["g0", "g1"]);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     let waits = UnixStream::connect(lab.socket("g0")).expect("the socket listens");
     for name in ["g2", "g3"] {
         let socket = format!("socket={}", lab.socket(name).display());
@@ -457,7 +422,7 @@ fn after_an_upgrade_ports_are_added_and_silent_guests_keep_theirs() {
         exchange.run(1000);
     }
     fs::write(&path, text).expect("a file");
-    must_upgrade(&switch);
+    switch.must_upgrade();
     exchange.run(1000);
     exchange.stop();
 }
@@ -490,7 +455,7 @@ fn a_successor_that_dies_while_it_prepares_costs_no_frame() {
         assert_eq!(switch.supervised_id(), process, "{text}");
         exchange.run(1000);
     }
-    must_upgrade(&switch);
+    switch.must_upgrade();
     exchange.run(1000);
     exchange.stop();
 }
@@ -535,12 +500,12 @@ fn dpdk(queues: u16, options: &str) {
     };
     echo(&switch, false);
     for _ in 0..3 {
-        must_upgrade(&switch);
+        switch.must_upgrade();
         echo(&switch, false);
     }
-    kill_switch(&switch);
+    switch.end_supervised(Signal::KILL);
     echo(&switch, true);
-    must_upgrade(&switch);
+    switch.must_upgrade();
     echo(&switch, false);
     assert_eq!(connections(&switch, "victim"), 1, "{}", switch.log());
     let used = (0..queues).map(|queue| queue.to_string()).filter(|queue| {
@@ -614,11 +579,11 @@ fn transfers_of_linux_guests_go_on_through_upgrades_and_a_crash() {
         let busy = |name: &&str| ledger.port(name).tx > 100 && ledger.port(name).rx > 100;
         names.iter().all(busy).then_some(())
     });
-    println!("{}", must_upgrade(&switch));
+    println!("{}", switch.must_upgrade());
     switch.wait_up(&["a"]);
-    kill_switch(&switch);
+    switch.end_supervised(Signal::KILL);
     switch.wait_up(&["a"]);
-    println!("{}", must_upgrade(&switch));
+    println!("{}", switch.must_upgrade());
     clients.iter_mut().for_each(LinuxGuest::must_transfer);
     for name in names {
         assert_eq!(connections(&switch, name), 1, "{name}\n{}", switch.log());

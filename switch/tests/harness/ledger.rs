@@ -107,6 +107,17 @@ impl Ledger {
             .get(name)
             .unwrap_or_else(|| panic!("no port {name:?} in\n{self}"))
     }
+
+    /// Checks that each port has counted its half of an exchange of `frames` frames, and at most one more to be learned; and that
+    /// none was dropped.
+    pub fn assert_exchanged(&self, names: [&str; 2], frames: u64) {
+        for name in names {
+            let port = self.port(name);
+            let sent = frames / 2..=frames / 2 + 1;
+            assert!(sent.contains(&port.rx), "{name}: {frames} frames\n{self}");
+            assert_eq!(port.dropped_copies, 0, "{name}\n{self}");
+        }
+    }
 }
 
 impl fmt::Display for Ledger {

@@ -112,6 +112,30 @@ impl<'a> Switch<'a> {
         Self::command(self.lab, &[&["upgrade"], words, &socket[..]].concat())
     }
 
+    /// Upgrades, and checks that another process serves the ports. Returns what `crosspoint upgrade` prints.
+    pub fn must_upgrade(&self) -> String {
+        let before = self.supervised_id();
+        let (status, text) = self.upgrade(&[]);
+        assert!(status.success(), "{text}\n{}", self.log());
+        assert_ne!(self.supervised_id(), before, "another process: {text}");
+        text
+    }
+
+    /// Ends the process that serves the ports by a signal, and waits for the next one.
+    pub fn end_supervised(&self, signal: Signal) {
+        let id = self.supervised_id();
+        let pid = Pid::from_raw(id as i32).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+        if signal == Signal::SEGV {
+            // Rust's handler takes the first for a fault that comes again.
+            std::thread::sleep(s(1) / 20);
+            kill_process(pid, signal).expect("it runs");
+        }
+        wait_until("a new process", s(5), || {
+            (self.try_supervised_id().is_some_and(|now| now != id)).then_some(())
+        });
+    }
+
     /// The process ID of the process that serves the ports, under a supervisor.
     pub fn supervised_id(&self) -> u32 {
         self.try_supervised_id().expect("a process")
@@ -444,6 +468,14 @@ impl<'a> Switch<'a> {
         let next = self.next.lock().expect("no panic");
         let logs = next.iter().map(Process::log);
         [self.process.log()].into_iter().chain(logs).collect()
+    }
+
+    /// Waits until a guest is quarantined for this reason.
+    pub fn wait_quarantined(&self, why: &str) {
+        wait_until("a guest's quarantine", s(10), || {
+            let ports = self.show("ports");
+            (ports.contains("quarantined") && ports.contains(why)).then_some(())
+        });
     }
 
     /// Waits until these ports are up.

@@ -5,15 +5,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crosspoint_handover::Message;
 use crosspoint_memory::Kind;
 
-/// The most closes that may be blocked at the same time. Descriptors beyond that stay open until this process ends.
+/// The most records whose closing may be blocked at the same time. Descriptors beyond that stay open until this process ends.
 const BLOCKED_MAX: usize = 256;
+/// How long a place among these is waited for: closing takes microseconds, unless it is blocked.
+const PLACE_TIME_MAX: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_micros(100);
+/// Records that wait to be closed; a thread that hands over one more waits.
+const WAITING_MAX: usize = 16;
 /// How long the closes in hand are waited for.
 const IDLE_TIME_MAX: Duration = Duration::from_millis(100);
 const THREAD_STACK: usize = 32 << 10;
@@ -21,7 +26,7 @@ const THREAD_STACK: usize = 32 << 10;
 /// Closes the descriptors of messages.
 #[derive(Debug)]
 pub struct Closer {
-    to: Sender<Job>,
+    to: SyncSender<Job>,
     blocked: Arc<AtomicUsize>,
 }
 
@@ -29,19 +34,19 @@ pub struct Closer {
 enum Job {
     Close(Message),
     /// Tells that all before it is done.
-    Tell(Sender<()>),
+    Tell(SyncSender<()>),
 }
 
 impl Closer {
     /// Starts its thread.
     pub fn start() -> io::Result<Closer> {
-        let (to, from) = channel();
+        let (to, from) = sync_channel(WAITING_MAX);
         let blocked = Arc::new(AtomicUsize::new(0));
         let count = blocked.clone();
         let closing = move || {
             for job in from {
                 match job {
-                    Job::Close(message) => message.fds.into_iter().for_each(|fd| close(fd, &count)),
+                    Job::Close(message) => close(message.fds, &count),
                     Job::Tell(done) => drop(done.send(())),
                 }
             }
@@ -52,7 +57,7 @@ impl Closer {
 
     /// Whether everything that was handed to it is closed.
     pub fn is_idle(&self) -> bool {
-        let (done, is_done) = channel();
+        let (done, is_done) = sync_channel(1);
         let told = self.to.send(Job::Tell(done)).is_ok();
         told && is_done.recv_timeout(IDLE_TIME_MAX).is_ok()
             && self.blocked.load(Ordering::SeqCst) == 0
@@ -71,20 +76,25 @@ impl Closer {
     }
 }
 
-/// Closes a descriptor: on a thread of its own, unless that can never block.
-fn close(fd: OwnedFd, blocked: &Arc<AtomicUsize>) {
-    // Each close of a file can ask the server of its file system, and to find out which one that is can too.
-    if Kind::of(&fd) == Kind::Eventfd {
-        return drop(fd);
-    }
-    if blocked.fetch_add(1, Ordering::SeqCst) >= BLOCKED_MAX {
-        blocked.fetch_sub(1, Ordering::SeqCst);
-        std::mem::forget(fd);
+/// Closes the descriptors of a record: those whose close can block on a thread of their own, so that one front end blocks only what
+/// it gave.
+fn close(mut fds: Vec<OwnedFd>, blocked: &Arc<AtomicUsize>) {
+    // A close of a file can ask the server of its file system, and so can the question which file system that is.
+    fds.retain(|fd| Kind::of(fd) != Kind::Eventfd);
+    if fds.is_empty() {
         return;
     }
+    let deadline = Instant::now() + PLACE_TIME_MAX;
+    while blocked.load(Ordering::SeqCst) >= BLOCKED_MAX {
+        if Instant::now() >= deadline {
+            return std::mem::forget(fds);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    blocked.fetch_add(1, Ordering::SeqCst);
     let done = Arc::clone(blocked);
     let closing = move || {
-        drop(fd);
+        drop(fds);
         done.fetch_sub(1, Ordering::SeqCst);
     };
     let thread = Builder::new()
@@ -92,5 +102,43 @@ fn close(fd: OwnedFd, blocked: &Arc<AtomicUsize>) {
         .stack_size(THREAD_STACK);
     if thread.spawn(closing).is_err() {
         blocked.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use crosspoint_handover::Kind as MessageKind;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    fn open_count() -> usize {
+        fs::read_dir("/proc/self/fd").expect("/proc").count()
+    }
+
+    /// As when all guests of a large host are replaced at once, each with many memory regions.
+    #[test]
+    fn every_descriptor_of_thousands_of_records_is_closed() {
+        let closer = Closer::start().expect("a thread");
+        let file = memfd_create("memory", MemfdFlags::CLOEXEC).expect("a file");
+        let before = open_count();
+        for _ in 0..2000 {
+            let copy = || file.as_fd().try_clone_to_owned().expect("a descriptor");
+            closer.close(Message {
+                kind: MessageKind::Record,
+                name: "session/web-1".to_owned(),
+                body: Vec::new(),
+                fds: (0..8).map(|_| copy()).collect(),
+                is_critical: false,
+            });
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !closer.is_idle() {
+            assert!(Instant::now() < deadline, "it does not end");
+        }
+        assert_eq!(open_count(), before);
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crosspoint_handover::{Adopted, Kind, Link, LinkError, Meeting, Message, Store};
+use crosspoint_handover::{Adopted, AdoptionSocket, Kind, Link, LinkError, Message, Store};
 
 use super::Closer;
 
@@ -33,7 +33,7 @@ fn is_kept(name: &str, fds: usize) -> bool {
 }
 
 /// The records that this program knows: what comes before the first `/` of their names.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "listener",
     "session",
     "control",
@@ -46,6 +46,7 @@ const KNOWN: [&str; 12] = [
     "addresses",
     "counters",
     "connections",
+    "connections-since",
 ];
 /// Those without which a guest would lose its front end.
 const CRITICAL: [&str; 2] = ["listener", "session"];
@@ -58,9 +59,13 @@ fn is_critical(name: &str) -> bool {
     CRITICAL.contains(&kind_of(name))
 }
 
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.contains(&kind_of(name))
+}
+
 /// Whether guests would be lost if this program took over without this record.
 pub(super) fn is_missed(record: &Message) -> bool {
-    record.is_critical && !KNOWN.contains(&kind_of(&record.name))
+    record.is_critical && !is_known(&record.name)
 }
 
 /// Drops a record, whose descriptors may be the last ones of their objects.
@@ -151,16 +156,16 @@ impl Connection {
         }
     }
 
-    /// Waits for another supervisor at `meeting`, at most for `time`, and gives it all records. Returns `false` if none has come.
+    /// Waits for another supervisor at `adoption_socket`, at most for `time`, and gives it all records. Returns `false` if none has come.
     pub(super) fn wait(
         &self,
-        meeting: &Meeting,
+        adoption_socket: &AdoptionSocket,
         own: &Adopted,
         time: Duration,
     ) -> io::Result<bool> {
         self.state().is_lost = true;
-        meeting.own()?;
-        let file = meeting.path()?;
+        adoption_socket.own()?;
+        let file = adoption_socket.path()?;
         let identity = || {
             fs::metadata(&file)
                 .map(|file| (file.dev(), file.ino()))
@@ -174,12 +179,12 @@ impl Connection {
             if left.is_zero() || begun_with.is_none() || identity() != begun_with {
                 return Ok(false);
             }
-            let Some(link) = meeting.accept_within(left.min(LOOK))? else {
+            let Some(link) = adoption_socket.accept_within(left.min(LOOK))? else {
                 continue;
             };
             let mut state = self.state();
             let sent = link
-                .send(Kind::Adopted, "", &body, &[meeting.as_fd()])
+                .send(Kind::Adopted, "", &body, &[adoption_socket.as_fd()])
                 .and_then(|()| state.kept.send_all(&link))
                 .and_then(|()| link.send(Kind::Ready, "", b"", &[]));
             match sent {

@@ -32,7 +32,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crosspoint_handover::{Begin, Claim, Kind, Link, Meeting, Message, SUPERVISED, Start};
+use crosspoint_handover::{AdoptionSocket, Begin, Claim, Kind, Link, Message, SUPERVISED, Start};
 use serde::Serialize;
 
 use crate::service::log;
@@ -49,7 +49,7 @@ pub(crate) struct Supervisor {
     /// How this process was started.
     begin: Begin,
     /// Where it waits for another supervisor.
-    meeting: Option<Meeting>,
+    adoption_socket: Option<AdoptionSocket>,
     /// Its right to the rings, if it was started for an upgrade,
     claim: Option<Claim>,
     /// and the connection to its predecessor.
@@ -58,6 +58,8 @@ pub(crate) struct Supervisor {
     has_taken_over: AtomicBool,
     /// Whether no supervisor has come after the last one died.
     is_abandoned: AtomicBool,
+    /// Whether no thread of this process hears it.
+    is_deaf: AtomicBool,
     /// The predecessor's records that no part has taken yet.
     records: Mutex<BTreeMap<String, Message>>,
     /// Front ends whose sessions cannot be taken over, with the names of their records.
@@ -107,11 +109,12 @@ fn connect_by(link: Link) -> Result<(), (Link, String)> {
     let supervisor = Supervisor {
         connection: Connection::new(link, records.values()),
         begin,
-        meeting: fds.next().map(Meeting::of),
+        adoption_socket: fds.next().map(AdoptionSocket::of),
         claim: fds.next().map(Claim::of),
         predecessor: fds.next().map(Link::of),
         has_taken_over: AtomicBool::new(false),
         is_abandoned: AtomicBool::new(false),
+        is_deaf: AtomicBool::new(false),
         records: Mutex::new(records),
         disconnected: Mutex::default(),
     };
@@ -205,7 +208,10 @@ pub(crate) fn notify(lines: &str) -> bool {
 /// Tells the supervisor that the main loop and every worker make progress.
 pub fn heartbeat() {
     if let Some(supervisor) = SUPERVISOR.get() {
-        supervisor.connection.try_send(Kind::Heartbeat, "");
+        let sent = supervisor.connection.send(Kind::Heartbeat, "");
+        if sent.is_err() && supervisor.is_deaf.load(Ordering::SeqCst) {
+            supervisor.is_abandoned.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -239,6 +245,10 @@ pub(crate) fn put(name: &str, body: &impl Serialize, fds: &[BorrowedFd<'_>]) -> 
 
 /// Like [`put`], with a body that is not JSON.
 pub(crate) fn put_bytes(name: &str, body: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+    debug_assert!(
+        connection::is_known(name),
+        "{name} is not on the list of records"
+    );
     let Some(supervisor) = SUPERVISOR.get() else {
         return false;
     };

@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering;
 
-use crosspoint_handover::{Adopted, Claim, Kind, Link, LinkError, Meeting, Message, WAS_STARTED};
+use crosspoint_handover::{
+    Adopted, AdoptionSocket, Claim, Kind, Link, LinkError, Message, WAS_STARTED,
+};
 
 use super::{
     Supervisor, end_taking_over, forget, pretend, put, put_bytes, refuse_and_end, supervisor, take,
@@ -54,8 +56,8 @@ const COUNTERS: &str = "counters";
 /// Names of the records of connections: all, and those that began while a successor prepared.
 const CONNECTIONS: &str = "connections";
 const CONNECTIONS_SINCE: &str = "connections-since";
-/// How often counters are read in search of a moment in which none changes.
-const COUNTER_READINGS_MAX: usize = 16;
+/// How long counters are read again in search of a moment in which none changes. On a large host one reading takes longer.
+const COUNTERS_TIME_MAX: Duration = Duration::from_millis(5);
 /// With more connections than this, they are recorded for upgrades only.
 const CONNECTIONS_MAX: usize = 1 << 16;
 /// Interval between two records of tables, for the case of a crash; longer if there are many addresses.
@@ -80,7 +82,7 @@ pub(crate) fn serve(running: &Arc<Running>) {
     let running = Arc::downgrade(running);
     let thread = std::thread::Builder::new().name("cp-handover".to_owned());
     let serving = thread.spawn(move || {
-        supervisor.own_meeting();
+        supervisor.own_adoption_socket();
         loop {
             let message = supervisor.next();
             if message.is_none() && !supervisor.wait_for_another() {
@@ -104,9 +106,8 @@ pub(crate) fn serve(running: &Arc<Running>) {
     });
     if let Err(why) = serving {
         tracing::error!("no upgrade is possible: no thread for it can be started: {why}");
-        // Nor would anything notice the supervisor's death.
-        let _ =
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+        // Nor would anything hear of the supervisor's death but a heartbeat that fails.
+        supervisor.is_deaf.store(true, Ordering::SeqCst);
     }
 }
 
@@ -130,8 +131,9 @@ pub(crate) fn record_tables(running: &Running, next: &mut Instant) {
 /// writes may lack a part of a burst, and the totals of a process that goes on with it after a crash would never agree.
 fn record_counters(running: &Running) {
     let read = || serde_json::to_vec(&running.dataplane.counters()).unwrap_or_default();
+    let deadline = Instant::now() + COUNTERS_TIME_MAX;
     let mut counters = read();
-    for _ in 0..COUNTER_READINGS_MAX {
+    while Instant::now() < deadline {
         let again = read();
         let is_quiet = again == counters;
         counters = again;
@@ -176,6 +178,8 @@ fn count(running: &Running, record: Option<Message>) {
 /// The longest time for the last records of connections, once a successor has the guests' rings: uplinks whose sockets are opened
 /// again wait for the end of this process.
 const EXPORTS_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long a process whose supervisor has died waits to hear whether its successor has the rings.
+const CONFIRMED_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a successor waits for its predecessor's last records.
 const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest time for captures to send what they have.
@@ -189,7 +193,7 @@ const HEAP_BYTES_MAX: usize = 64 << 20;
 /// Makes the allocator have `bytes` that the kernel has given pages for already: while rings stand still, these page faults would
 /// take longer than all else. What it returns must be kept until the memory is used: the allocator gives back what is free at
 /// the end of its heap, and nothing before that.
-fn warm_heap(bytes: usize) -> Vec<u8> {
+fn prefault_heap(bytes: usize) -> Vec<u8> {
     // Less than what malloc(3) maps for itself (M_MMAP_THRESHOLD).
     const BLOCK: usize = 64 << 10;
     let count = bytes.min(HEAP_BYTES_MAX).div_ceil(BLOCK);
@@ -204,7 +208,7 @@ fn warm_heap(bytes: usize) -> Vec<u8> {
 /// predecessor goes on, this process ends.
 pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     learn(running);
-    let _kept = warm_heap(running.held().ring_count() * RING_HEAP_BYTES);
+    let _kept = prefault_heap(running.held().ring_count() * RING_HEAP_BYTES);
     supervisor.say(Kind::Ready, "");
     let mut positions = AllPositions::new();
     let mut uplinks = Vec::new();
@@ -235,7 +239,10 @@ pub(crate) fn take_over(running: &Running, supervisor: &Supervisor) {
     let ports = running.held();
     ports.thaw_all(Some(&positions), false, Nics::Taken(&uplinks));
     supervisor.say(Kind::Confirmed, "");
-    supervisor.own_meeting();
+    if let Some(predecessor) = &supervisor.predecessor {
+        let _ = predecessor.send(Kind::Confirmed, "", b"", &[]);
+    }
+    supervisor.own_adoption_socket();
     let us = started.elapsed().as_micros();
     let guests = positions.len();
     tracing::info!(
@@ -369,6 +376,15 @@ struct Attempt {
     successor: Option<Link>,
 }
 
+impl Attempt {
+    /// Whether the new process, which has the claim, has ended before all its workers had the rings.
+    fn has_successor_ended(&self) -> bool {
+        let successor = self.successor.as_ref();
+        let said = successor.map(|successor| successor.receive_within(CONFIRMED_TIME_MAX));
+        matches!(said, Some(Ok(None)))
+    }
+}
+
 /// Stops all rings, and ends this process once its successor has them. Otherwise they go on; returns whether the successor may
 /// have used them.
 fn hand_rings_over(
@@ -385,12 +401,15 @@ fn hand_rings_over(
     supervisor.say(Kind::Frozen, "");
     match supervisor.next() {
         Some(message) if message.kind == Kind::Leave => leave(running, attempt, since.as_ref()),
-        // A successor may have the rings: two owners are worse than none.
-        None if !attempt.claim.as_ref().is_some_and(Claim::take) => {
-            leave(running, attempt, since.as_ref())
-        }
         message => {
-            let was_started = message.is_some_and(|message| message.text() == WAS_STARTED);
+            let was_started = match &message {
+                Some(message) => message.text() == WAS_STARTED,
+                // The supervisor has died.
+                None if attempt.claim.as_ref().is_some_and(Claim::take) => false,
+                None if attempt.has_successor_ended() => true,
+                // The successor has the rings, or may have: two owners are worse than none.
+                None => leave(running, attempt, since.as_ref()),
+            };
             let nics = match was_started {
                 // Where its frames are is not known.
                 true => Nics::None,
@@ -446,8 +465,8 @@ impl Supervisor {
     }
 
     /// Makes this process the one that another supervisor finds.
-    fn own_meeting(&self) {
-        if let Some(Err(why)) = self.meeting.as_ref().map(Meeting::own) {
+    fn own_adoption_socket(&self) {
+        if let Some(Err(why)) = self.adoption_socket.as_ref().map(AdoptionSocket::own) {
             tracing::warn!("another supervisor would not find this process: {why}");
         }
     }
@@ -467,13 +486,16 @@ impl Supervisor {
             crashes,
             pid,
         };
-        let adopted = self.meeting.as_ref().is_some_and(|meeting| {
-            let adopted = self.connection.wait(meeting, &own, time);
-            adopted.unwrap_or_else(|why| {
-                tracing::error!("no supervisor can be waited for: {why}");
-                false
-            })
-        });
+        let adopted = self
+            .adoption_socket
+            .as_ref()
+            .is_some_and(|adoption_socket| {
+                let adopted = self.connection.wait(adoption_socket, &own, time);
+                adopted.unwrap_or_else(|why| {
+                    tracing::error!("no supervisor can be waited for: {why}");
+                    false
+                })
+            });
         match adopted {
             true => tracing::info!("another supervisor has started"),
             false => {

@@ -21,7 +21,7 @@ pub(super) fn former() -> Option<Program> {
 
 impl Supervisor {
     /// Becomes the installed program, if the switch has run it long enough without a crash, and this process runs another one.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn reexec(&mut self) {
         let Some(upgraded_at) = self.upgraded_at else {
             return;
         };
