@@ -312,16 +312,22 @@ fn the_old_process_goes_on_if_the_new_one_fails_at_any_step() {
     }
 }
 
+/// A supervised switch, and two guests.
+fn with_pair(lab: &Lab) -> (Supervisor<'_>, Switch, [Guest; 2]) {
+    let ports = ["g0", "g1"].map(|name| guest(lab, name));
+    let mut supervisor = Supervisor::new(lab, &ports);
+    let old = supervisor.start(Start::Fresh);
+    supervisor.hear(&old, Kind::Ready);
+    let pair = ["g0", "g1"].map(|name| connect_to(lab, name, &GuestOptions::default()));
+    supervisor.catch_up(&old);
+    (supervisor, old, pair)
+}
+
 /// The supervisor dies at this step of an upgrade. One of the two processes goes on at once, without a frame lost, and is the one
 /// that another supervisor finds.
 fn supervisor_dies_at(fault: Fault) {
     let lab = Lab::new(s(90));
-    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
-    let mut supervisor = Supervisor::new(&lab, &ports);
-    let mut old = supervisor.start(Start::Fresh);
-    supervisor.hear(&old, Kind::Ready);
-    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &GuestOptions::default()));
-    supervisor.catch_up(&old);
+    let (mut supervisor, mut old, mut pair) = with_pair(&lab);
     for round in 1..3 {
         exchange(&mut pair, 10_000 * round, false, &|| supervisor.logs());
         let mut new = supervisor.prepare(&old);
@@ -387,12 +393,7 @@ fn one_process_goes_on_if_the_supervisor_dies_at_any_step() {
 #[test]
 fn the_old_process_goes_on_if_the_new_one_fails_and_the_supervisor_dies() {
     let lab = Lab::new(s(60));
-    let ports = ["g0", "g1"].map(|name| guest(&lab, name));
-    let mut supervisor = Supervisor::new(&lab, &ports);
-    let mut old = supervisor.start(Start::Fresh);
-    supervisor.hear(&old, Kind::Ready);
-    let mut pair = ["g0", "g1"].map(|name| connect_to(&lab, name, &GuestOptions::default()));
-    supervisor.catch_up(&old);
+    let (mut supervisor, mut old, mut pair) = with_pair(&lab);
     exchange(&mut pair, 0, false, &|| supervisor.logs());
     let new = supervisor.prepare(&old);
     old.say(Kind::Freeze, "");
