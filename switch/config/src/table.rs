@@ -402,6 +402,8 @@ keys! {
         /// vhost: maximum number of connections that may begin in a second, in each direction; 0: no limit.
         connections_rate: u32 =
             whole(0..=PORT_CONNECTIONS_RATE_MAX, "connections_rate = 1000, or 0 for no limit").or(0), InPlace;
+        /// vhost: whether connections travel with a guest that migrates. Both hosts need it. Without it: if the port has groups.
+        migrate_connections: Option<bool> = flag().optional(), Reopens;
     }
 }
 

@@ -18,6 +18,8 @@ mod messages;
 mod offloads;
 #[path = "vhost/places.rs"]
 mod places;
+#[path = "vhost/transfer.rs"]
+mod transfer;
 
 use std::path::PathBuf;
 use std::sync::Arc;

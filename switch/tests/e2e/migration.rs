@@ -92,6 +92,177 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     );
 }
 
+/// A group whose members may begin nothing: what they send must belong to a connection.
+const GROUP: &str = r#"
+[[group]]
+name = "server"
+rules = [
+    { direction = "in", protocol = "icmp" },
+    { direction = "in", protocol = "tcp", ports = ["90-91"] },
+]
+"#;
+
+/// Two switches with a host at the first, and guests' ports with the group on both.
+struct Pair<'a> {
+    lab: &'a Lab,
+    host: Host<'a>,
+    a: Switch<'a>,
+    b: Switch<'a>,
+}
+
+impl<'a> Pair<'a> {
+    /// The ports `names` are the guest's at the first switch and at the second; `options` are those of each.
+    fn start(lab: &'a Lab, names: [(&str, &str); 3]) -> Self {
+        let host = Host::new(lab, "a", 1);
+        lab.ip("link add wire-a type veth peer name wire-b");
+        lab.ip("link set wire-a up");
+        lab.ip("link set wire-b up");
+        let wire = |end| {
+            format!("[[port]]\nname = \"wire\"\ntype = \"xdp\"\ninterface = \"wire-{end}\"\n")
+        };
+        let [at_a, others @ ..] = names.map(|(name, options)| {
+            guest(lab, name) + &format!("groups = [\"server\"]\n{options}\n")
+        });
+        let a = [at_a, xdp("a", &host), wire("a"), GROUP.to_owned()];
+        let [one, other] = others;
+        let b = [one, other, wire("b"), GROUP.to_owned()];
+        Pair {
+            a: Switch::start(lab, &[1], &a),
+            b: Switch::start_second(lab, &[0], &b),
+            lab,
+            host,
+        }
+    }
+
+    fn boot(&self, place: &str, more: &str) -> Machine {
+        Machine::boot_with("orders", self.lab, place, place, "packed=off", 1, more)
+    }
+
+    /// A guest at a port of the first switch, which runs `serve` for each connection to port 90.
+    fn serving(&self, place: &str, serve: &str) -> Machine {
+        let mut machine = self.boot(place, "");
+        machine.guest.wait_ready();
+        machine.guest.run(&format!(
+            "socat TCP4-LISTEN:90,fork,reuseaddr SYSTEM:'{serve}' > /dev/null 2>&1 & true"
+        ));
+        machine
+    }
+
+    /// A client at the host that prints a line for each byte that it gets, and sends one first if `speaks`. It ends when none has
+    /// come for three seconds.
+    fn client(&self, speaks: bool) -> Process {
+        let say = if speaks { "s.sendall(b'x')" } else { "pass" };
+        let script = format!(
+            "import socket, time\n\
+             for _ in range(100):\n\
+             \x20   try:\n\
+             \x20       s = socket.create_connection(('{ADDRESS}', 90), 5)\n\
+             \x20       break\n\
+             \x20   except ConnectionRefusedError:\n\
+             \x20       time.sleep(0.1)\n\
+             s.settimeout(3)\n\
+             n = 0\n\
+             while True:\n\
+             \x20   {say}\n\
+             \x20   assert s.recv(1)\n\
+             \x20   n += 1\n\
+             \x20   print('got', n, flush=True)\n\
+             \x20   time.sleep(0.05)\n"
+        );
+        let mut command = self.host.command("python3 -c");
+        command.arg(script);
+        let mut process = Process::start(self.lab.dir(), &format!("client-{speaks}"), &command);
+        process.wait_for("got 10\n", s(15));
+        process
+    }
+}
+
+/// The number of bytes that a client has got.
+fn got(client: &Process) -> u32 {
+    let log = client.log();
+    let mut numbers = log
+        .lines()
+        .rev()
+        .filter_map(|line| line.strip_prefix("got "));
+    let last = numbers.next().and_then(|number| number.parse().ok());
+    last.unwrap_or(0)
+}
+
+fn must_go_on(client: &Process) {
+    let before = got(client);
+    wait_until("more of the stream", s(5), || {
+        (got(client) > before + 20).then_some(())
+    });
+}
+
+/// A guest whose group lets it begin nothing goes on with its clients at the other switch, since its connections travel with it.
+/// Where the other switch does not take them, the migration fails and the guest goes on where it was.
+#[test]
+fn connections_of_a_guest_with_groups_travel_with_it() {
+    let lab = Lab::new(s(170));
+    let pair = Pair::start(
+        &lab,
+        [
+            ("guest-a", ""),
+            ("guest-b", ""),
+            ("guest-c", "migrate_connections = false"),
+        ],
+    );
+    let mut source = pair.serving("guest-a", "cat");
+    let client = pair.client(true);
+
+    let mut unable = pair.boot("guest-c", &incoming(&lab, "guest-c"));
+    source.must_not_migrate(&mut unable, &incoming(&lab, "guest-c"));
+    must_go_on(&client);
+    unable.guest.kill();
+
+    let mut target = pair.boot("guest-b", &incoming(&lab, "guest-b"));
+    target.set_return_path();
+    source.migrate(&mut target, &incoming(&lab, "guest-b"));
+    must_go_on(&client);
+    source.guest.kill();
+    let log = pair.b.log();
+    assert!(
+        log.contains("1 of its connections go on, 0 are not allowed here"),
+        "{log}"
+    );
+    let shown = pair.b.show_json("connections");
+    let shown = &shown["connections"][0];
+    assert_eq!(
+        (&shown["port"], &shown["direction"], &shown["state"]),
+        (&json!("guest-b"), &json!("in"), &json!("established"))
+    );
+    pair.a.ledger();
+    pair.b.ledger();
+}
+
+/// Without that, the guest's segments pass for a while if its rules allow the other direction: here the client only listens, so
+/// that no packet of it begins the connection.
+#[test]
+fn a_guest_that_arrives_without_its_connections_goes_on_by_its_rules() {
+    let lab = Lab::new(s(120));
+    let without = "migrate_connections = false";
+    let pair = Pair::start(
+        &lab,
+        [
+            ("guest-a", without),
+            ("guest-b", without),
+            ("guest-c", without),
+        ],
+    );
+    let mut source = pair.serving("guest-a", "while echo -n x; do sleep 0.05; done");
+    let client = pair.client(false);
+    let mut target = pair.boot("guest-b", &incoming(&lab, "guest-b"));
+    source.migrate(&mut target, &incoming(&lab, "guest-b"));
+    must_go_on(&client);
+    source.guest.kill();
+    assert!(!pair.b.log().contains("go on"));
+    // Nothing else of it passes.
+    pair.host.must_ping_address(ADDRESS);
+    pair.a.ledger();
+    pair.b.ledger();
+}
+
 fn incoming(lab: &Lab, life: &str) -> String {
     format!("unix:{}", lab.socket(&format!("incoming-{life}")).display())
 }
@@ -104,9 +275,21 @@ struct Machine {
 
 impl Machine {
     fn boot(lab: &Lab, place: &str, life: &str, props: &str, pairs: u32, incoming: &str) -> Self {
+        Self::boot_with("server", lab, place, life, props, pairs, incoming)
+    }
+
+    fn boot_with(
+        job: &str,
+        lab: &Lab,
+        place: &str,
+        life: &str,
+        props: &str,
+        pairs: u32,
+        incoming: &str,
+    ) -> Self {
         let control = lab.socket(&format!("qmp-{life}"));
         let mut line = format!(
-            "--job server --ip {ADDRESS}/24 --mac {MAC} --queues {pairs} --device {props} --qmp {}",
+            "--job {job} --ip {ADDRESS}/24 --mac {MAC} --queues {pairs} --device {props} --qmp {}",
             control.display()
         );
         if !incoming.is_empty() {
@@ -117,6 +300,28 @@ impl Machine {
             guest,
             qmp: Qmp::connect(&control),
         }
+    }
+
+    /// The two sides tell each other whether they succeed; otherwise the source does not know, and its guest stays stopped.
+    fn set_return_path(&mut self) {
+        let path = json!([{ "capability": "return-path", "state": true }]);
+        let capabilities = json!({ "capabilities": path });
+        self.qmp.must("migrate-set-capabilities", capabilities);
+    }
+
+    /// Tries to migrate the guest to `target`, which waits at `uri` and cannot take it.
+    fn must_not_migrate(&mut self, target: &mut Machine, uri: &str) {
+        self.set_return_path();
+        target.set_return_path();
+        self.qmp.must("migrate", json!({ "uri": uri }));
+        wait_until("the end of the migration", s(60), || {
+            let info = self.qmp.must("query-migrate", json!({}));
+            assert_ne!(info["status"], "completed");
+            (info["status"] == "failed").then_some(())
+        });
+        wait_until("the guest running where it was", s(10), || {
+            (self.qmp.must("query-status", json!({}))["status"] == "running").then_some(())
+        });
     }
 
     /// Migrates the guest to `target`, which waits at `uri`. Returns how long that took, in words.

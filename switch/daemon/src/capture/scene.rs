@@ -155,6 +155,10 @@ impl Scene<'_> {
             Judgement::Connection(phase) => {
                 format!("pass it with its connection ({})", phase.label())
             }
+            Judgement::Arrived => {
+                "pass it: the guest has just arrived, and the rules allow the other direction"
+                    .to_owned()
+            }
             Judgement::Fragment => "pass it with the first fragment of its datagram".to_owned(),
             Judgement::Rule(rule) => {
                 let name = policy.map_or("", |policy| policy.rules().name(rule));

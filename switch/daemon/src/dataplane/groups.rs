@@ -3,6 +3,7 @@
 //! Rules are compiled once for each list of groups, before the port table's lock is taken; ports with the same list share
 //! them. Then one snapshot brings the new rules of all ports to the workers.
 
+mod migrate;
 mod resolve;
 mod tables;
 
@@ -479,6 +480,7 @@ impl Dataplane {
         let slots = (table.capacity() / SWEEP_PARTS + 1).min(SWEEP_SLOTS_MAX);
         let seconds = u32::try_from(uptime.as_secs()).unwrap_or(u32::MAX);
         table.sweep(seconds, slots, |id| zones.get(&id).map(|zone| &**zone));
+        zones.values().for_each(|zone| zone.forget_arrival(seconds));
     }
 }
 

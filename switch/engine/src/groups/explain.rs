@@ -14,6 +14,8 @@ pub enum Judgement {
     Exempt,
     /// It belongs to a connection in this phase, and passes.
     Connection(Phase),
+    /// The guest has just arrived from another switch: it may belong to a connection that the guest brings along, and passes.
+    Arrived,
     /// It follows the first fragment of its datagram, and passes.
     Fragment,
     /// This rule of the port's list allows it, and no earlier one.
@@ -62,6 +64,9 @@ impl Judge<'_> {
         }
         match self.policy.rules.allows(&self.question(flow)) {
             Some(rule) => self.explain_begin(rule, flow),
+            None if flow.is_tracked && self.tracks() && self.is_of_arrived(flow) => {
+                Judgement::Arrived
+            }
             None => Judgement::Denied(self.denied()),
         }
     }
@@ -86,8 +91,9 @@ impl Judge<'_> {
             false => entry.phase,
         };
         let is_original = address.is_from_low == entry.is_low_originator;
-        let is_other =
-            phase.is_begun_again(flow.flags) || phase.is_syn_of_responder(is_original, flow.flags);
+        let is_other = !self.is_possible(&entry, is_original)
+            || phase.is_begun_again(flow.flags)
+            || phase.is_syn_of_responder(is_original, flow.flags);
         (!is_other).then_some(phase)
     }
 }

@@ -1,8 +1,9 @@
-//! Connections that another process of the switch goes on with.
+//! Connections as text: for another process of the switch that goes on with them, and for another switch to which a guest
+//! migrates ([`migrate`](super::migrate)).
 //!
-//! Each connection is 56 bytes, in the order of this host's bytes: the key's six words; the phase's number; whether the
-//! originator is the key's lower end; the direction of the first packet, 1 for out; a byte that is not used; and the seconds
-//! since its last packet.
+//! Each connection is 56 bytes, least significant bytes first: the key's six words; the phase's number; whether the originator
+//! is the key's lower end; the direction of the first packet, 1 for out; a byte that is not used; and the seconds since its
+//! last packet.
 
 use super::connections::Connections;
 use super::key::Key;
@@ -36,11 +37,7 @@ impl Connections {
             if known == Some(&mark) || entry.phase == Phase::Fragments {
                 continue;
             }
-            bytes.extend(key.words.iter().flat_map(|word| word.to_ne_bytes()));
-            let is_out = entry.direction == Direction::Out;
-            let phase = entry.phase.number();
-            bytes.extend([phase, entry.is_low_originator.into(), is_out.into(), 0]);
-            bytes.extend(idle(entry.tick, now).to_ne_bytes());
+            write(&mut bytes, &key, &entry, now);
         }
         (bytes, seen)
     }
@@ -66,32 +63,22 @@ impl Connections {
         age_s: u32,
         zone: &impl Fn(u32) -> Option<&'z Zone>,
     ) -> Option<()> {
-        let mut key = Key::default();
-        for (word, bytes) in key.words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_ne_bytes(bytes.try_into().ok()?);
-        }
-        let [phase, is_low, is_out, _, a, b, c, d] = *bytes.get(48..)?.first_chunk::<8>()?;
+        let (mut key, mut entry, idle) = read(bytes)?;
         let zone = zone(key.zone())?;
         key.set_zone(zone.id());
-        let idle = u32::from_ne_bytes([a, b, c, d])
-            .saturating_add(age_s)
-            .min(TICK_MASK);
-        let entry = Entry {
-            phase: Phase::of_number(phase)?,
-            is_low_originator: is_low != 0,
-            direction: match is_out {
-                0 => Direction::In,
-                _ => Direction::Out,
-            },
-            // Another one than that of now.
-            generation: zone.generation().wrapping_sub(1),
-            tick: self.now().wrapping_sub(idle) & TICK_MASK,
-        };
-        if idle >= self.timeout_of(entry.phase, &key) {
+        // Another one than that of now.
+        entry.generation = zone.generation().wrapping_sub(1);
+        self.put(&key, entry, idle.saturating_add(age_s), zone)
+    }
+
+    /// Adds a connection whose last packet came `idle` seconds ago, or changes the one that is there.
+    pub(super) fn put(&self, key: &Key, mut entry: Entry, idle: u32, zone: &Zone) -> Option<()> {
+        if idle >= self.timeout_of(entry.phase, key) {
             return None;
         }
-        let place = self.place(&key);
-        if let Some(found) = self.find(&key, &place) {
+        entry.tick = self.now().wrapping_sub(idle) & TICK_MASK;
+        let place = self.place(key);
+        if let Some(found) = self.find(key, &place) {
             let (before, after) = self.change(&found, |_| entry)?;
             zone.note_change(&before, &after);
             return Some(());
@@ -99,12 +86,41 @@ impl Connections {
         if !zone.reserve(&entry) {
             return None;
         }
-        if self.insert(&key, &place, &entry).is_none() {
+        if self.insert(key, &place, &entry).is_none() {
             zone.note_gone(&entry);
             return None;
         }
         Some(())
     }
+}
+
+/// Adds a connection to the text.
+pub(super) fn write(bytes: &mut Vec<u8>, key: &Key, entry: &Entry, now: u32) {
+    bytes.extend(key.words.iter().flat_map(|word| word.to_le_bytes()));
+    let is_out = entry.direction == Direction::Out;
+    let phase = entry.phase.number();
+    bytes.extend([phase, entry.is_low_originator.into(), is_out.into(), 0]);
+    bytes.extend(idle(entry.tick, now).to_le_bytes());
+}
+
+/// Reads a connection, whose generation and tick are not known, and the seconds since its last packet.
+pub(super) fn read(bytes: &[u8]) -> Option<(Key, Entry, u32)> {
+    let mut key = Key::default();
+    for (word, bytes) in key.words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().ok()?);
+    }
+    let [phase, is_low, is_out, _, a, b, c, d] = *bytes.get(48..)?.first_chunk::<8>()?;
+    let entry = Entry {
+        phase: Phase::of_number(phase)?,
+        is_low_originator: is_low != 0,
+        direction: match is_out {
+            0 => Direction::In,
+            _ => Direction::Out,
+        },
+        generation: 0,
+        tick: 0,
+    };
+    Some((key, entry, u32::from_le_bytes([a, b, c, d])))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -8,7 +8,8 @@ use crate::groups::accounting::Accounting;
 use crate::groups::connections::{Connections, Found, Place};
 use crate::groups::key::Key;
 use crate::groups::links::LinkFrame;
-use crate::groups::numbers::{ECHO, ECHO_V6, ICMP, ICMPV6, SYN, TCP};
+use crate::groups::migrate::first_question;
+use crate::groups::numbers::{SYN, TCP};
 use crate::groups::packet::{Flow, Fragments, Packet};
 use crate::groups::recent::{By, Stamp};
 use crate::groups::rules::{Direction, Question};
@@ -265,6 +266,9 @@ impl Judge<'_> {
     fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
         let entry = found.entry;
         let is_original = address.is_from_low == entry.is_low_originator;
+        if !self.is_possible(&entry, is_original) {
+            return self.stray(flow);
+        }
         if flow.flags & SYN != 0 {
             if entry.phase.is_begun_again(flow.flags) {
                 let begun = self.begin_again(found, flow, address);
@@ -299,6 +303,25 @@ impl Judge<'_> {
         })
     }
 
+    /// Whether packets of this side come in this direction. A front end that has made up a connection ([`migrate`]) may have
+    /// called the guest the other side.
+    ///
+    /// [`migrate`]: crate::groups::migrate
+    #[inline(always)]
+    pub(super) fn is_possible(&self, entry: &Entry, is_original: bool) -> bool {
+        is_original == (entry.direction == self.direction)
+    }
+
+    /// A packet that cannot belong to the connection with its addresses.
+    #[cold]
+    #[inline(never)]
+    fn stray(&self, flow: &Flow) -> Result<Passed, DropReason> {
+        match self.ask(flow) {
+            Err(reason) if !self.is_of_arrived(flow) => Err(reason),
+            _ => Ok(Passed::InConnection),
+        }
+    }
+
     /// Compares a connection with changed rules.
     #[cold]
     #[inline(never)]
@@ -329,24 +352,10 @@ impl Judge<'_> {
             true => low,
             false => low.turned(),
         };
-        let remote = match entry.direction {
-            Direction::Out => ends.destination,
-            Direction::In => ends.source,
-        };
-        let protocol = address.key.protocol();
-        let service = match protocol {
-            ICMP => ECHO,
-            ICMPV6 => ECHO_V6,
-            _ => ends.destination_port,
-        };
         let question = Question {
-            direction: entry.direction,
-            remote,
-            protocol,
-            service,
             mac: flow.mac,
             vlan: flow.vlan,
-            flags: None,
+            ..first_question(&ends, address.key.protocol(), entry.direction)
         };
         self.policy.rules.allows(&question).is_some()
     }
@@ -403,7 +412,11 @@ impl Judge<'_> {
     /// A packet that belongs to no connection.
     #[inline(never)]
     fn begin(&self, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
-        let (rule, passed) = self.ask_uncounted(flow)?;
+        let (rule, passed) = match self.ask_uncounted(flow) {
+            Ok(allowed) => allowed,
+            Err(_) if self.is_of_arrived(flow) => return Ok(Passed::InConnection),
+            Err(reason) => return Err(reason),
+        };
         let phase = Phase::first(flow.protocol, flow.flags);
         let (rules, zone) = (&self.policy.rules, &self.policy.zone);
         // A reset of a connection that is not known begins none.
@@ -469,6 +482,30 @@ impl Judge<'_> {
             _ => zone.note_gone(&new),
         }
         Ok(())
+    }
+
+    /// Whether a packet that the rules deny may be of a connection that a guest which has just arrived brings along, and its
+    /// other direction is the one that the rules allow. It begins no connection, so that it cannot use up any: the other side's
+    /// next segment does.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_of_arrived(&self, flow: &Flow) -> bool {
+        let is_segment = flow.protocol == TCP && flow.flags & SYN == 0;
+        if !is_segment || !self.policy.zone.has_arrived(self.connections.now()) {
+            return false;
+        }
+        let direction = match self.direction {
+            Direction::In => Direction::Out,
+            Direction::Out => Direction::In,
+        };
+        let question = Question {
+            mac: flow.mac,
+            vlan: flow.vlan,
+            ..first_question(&flow.ends.turned(), TCP, direction)
+        };
+        let rules = &self.policy.rules;
+        let rule = rules.allows(&question);
+        rule.is_some_and(|rule| rules.is_stateful(rule))
     }
 
     fn new_entry(&self, phase: Phase, address: &Address) -> Entry {

@@ -56,6 +56,13 @@ impl Key {
         self.words[5] = u64::from(vlan) | u64::from(zone) << 32;
     }
 
+    /// Whether it is the key of a flow as [`set`](Self::set) makes it.
+    pub(super) fn is_flow(&self) -> bool {
+        let mut same = Key::default();
+        let at = (self.vlan(), self.zone());
+        same.set(&self.ends(), self.protocol(), at) && same == *self
+    }
+
     pub(super) fn vlan(&self) -> u16 {
         self.words[5] as u16
     }

@@ -17,6 +17,7 @@ mod export;
 mod generations;
 mod key;
 mod links;
+mod migrate;
 mod numbers;
 mod ranges;
 mod rate;
@@ -43,9 +44,10 @@ pub use accounting::{Accounting, AccountingOptions, Counts, FlowEnd, FlowEvent, 
 pub use connections::{Connection, Connections, Swept};
 #[cfg(not(loom))]
 pub use explain::Judgement;
-pub use export::Exported;
+pub use export::{EXPORTED_LEN, Exported};
 pub use generations::GENERATIONS_MAX;
 pub use links::{LinkParts, TcpFlags};
+pub use migrate::Arrived;
 pub use rules::{Direction, Rule, RuleTable, TooComplex};
 pub use state::Phase as ConnectionState;
 pub use timeouts::Timeouts;

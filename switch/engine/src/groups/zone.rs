@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::rate::ConnectionRate;
 use super::rules::Direction;
-use super::state::{Entry, Phase};
+use super::state::{Entry, Phase, TICK_MASK, idle};
 
 /// Least value of each part of a quota.
 const PART_MIN: u32 = 64;
@@ -16,6 +16,11 @@ const PART_MIN: u32 = 64;
 const HALF_OPEN_PART: u32 = 10;
 const UNANSWERED_PART: u32 = 4;
 const FRAGMENTS_PART: u32 = 32;
+
+/// Seconds for which a guest that has arrived from another switch may go on with connections that are not known here.
+pub const ARRIVAL_S: u32 = 30;
+/// In the note of an arrival: there is one.
+const HAS_ARRIVED: u32 = 1 << 31;
 
 /// Counts of one port, written by all workers when connections begin and end. In a cache line of its own: guests do not slow
 /// each other.
@@ -32,6 +37,8 @@ pub struct Zone {
     /// By direction.
     fragments: [AtomicU32; 2],
     generation: AtomicU8,
+    /// When the guest arrived, seconds as in the table, with a bit that says that this is not long ago.
+    arrival: AtomicU32,
     created: AtomicU64,
     refused: AtomicU64,
     rate: ConnectionRate,
@@ -110,6 +117,27 @@ impl Zone {
     /// Returns how many were refused, since the port or the table had too many.
     pub fn refused_total(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the guest has arrived from another switch at `now`, seconds since the table was made.
+    pub(super) fn note_arrival(&self, now: u32) {
+        let note = HAS_ARRIVED | now & TICK_MASK;
+        self.arrival.store(note, Ordering::Relaxed);
+    }
+
+    /// Returns whether the guest has arrived within the last [`ARRIVAL_S`] seconds.
+    pub(super) fn has_arrived(&self, now: u32) -> bool {
+        let note = self.arrival.load(Ordering::Relaxed);
+        note & HAS_ARRIVED != 0 && idle(note & TICK_MASK, now) < ARRIVAL_S
+    }
+
+    /// Forgets an arrival that is long ago, before the count of seconds comes again.
+    pub fn forget_arrival(&self, seconds: u32) {
+        let note = self.arrival.load(Ordering::Relaxed);
+        if note & HAS_ARRIVED != 0 && !self.has_arrived(seconds & TICK_MASK) {
+            // A guest that arrives in this moment loses its note, which costs it at most what it would cost without.
+            self.arrival.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Returns the generation of its rules.

@@ -20,6 +20,7 @@ mod groups;
 mod groups_accounting;
 mod groups_cases;
 mod groups_kernel;
+mod groups_migrate;
 mod groups_rate;
 mod groups_recent;
 mod hostile;

@@ -11,6 +11,7 @@ mod messages;
 mod quarantine;
 mod record;
 mod rings;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,6 +41,7 @@ pub(super) use record::Session;
 pub(super) use record::record_name;
 use record::{InflightFile, KeptFiles};
 use rings::{OwnInflight, node_of};
+use transfer::Transfer;
 use vhost::vhost_user::{Error, Result};
 
 use crate::dataplane::caller::END_TIME_MAX;
@@ -117,6 +119,7 @@ pub(super) struct Device {
     /// The connection of the current front end, for the session's record.
     connection: Option<UnixStream>,
     kept: KeptFiles,
+    transfer: Transfer,
     /// Whether no ring may run: another process takes over, or has not handed over yet.
     frozen: bool,
     /// Receive rings that are being frozen.
@@ -151,6 +154,7 @@ impl Device {
             pause: Pause::default(),
             connection: None,
             kept: KeptFiles::default(),
+            transfer: Transfer::default(),
             frozen: false,
             stopping: Vec::new(),
         }
@@ -364,6 +368,7 @@ impl Device {
             self.retire(call);
         }
         self.pause = Pause::default();
+        self.transfer.end();
         self.vrings.iter_mut().for_each(|v| *v = Vring::default());
         self.protocol_features = 0;
         self.notes = self.notes.after(why);
@@ -510,7 +515,10 @@ impl Device {
                     continue;
                 }
             }
-            (started, self.notes.has_run) = (true, true);
+            started = true;
+        }
+        if started && !std::mem::replace(&mut self.notes.has_run, true) {
+            self.note_arrival();
         }
         // Also when the last ring has stopped, since the port is then no longer up.
         let has_changed = started || self.port_state() != self.state().0;

@@ -15,7 +15,7 @@ use super::device::{Device, MAX_MEMORY_SLOTS, refusal};
 pub(super) struct Handler(pub(super) Mutex<Device>);
 
 /// The protocol features that are offered. The crate implements REPLY_ACK.
-fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
+fn protocol_features(device: &Device) -> VhostUserProtocolFeatures {
     // User-Mode Linux sets up its interrupt only if it has BACKEND_REQ's channel.
     let always = VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
@@ -29,10 +29,15 @@ fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::STATUS;
     // Only with several queue pairs: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud Hypervisor for rings, and
     // without MQ neither asks.
-    match queue_pairs {
-        1 => always,
-        _ => always | VhostUserProtocolFeatures::MQ,
-    }
+    let many = match device.queue_pairs() {
+        1 => VhostUserProtocolFeatures::empty(),
+        _ => VhostUserProtocolFeatures::MQ,
+    };
+    let state = match device.offers_state() {
+        true => VhostUserProtocolFeatures::DEVICE_STATE,
+        false => VhostUserProtocolFeatures::empty(),
+    };
+    always | many | state
 }
 
 impl Handler {
@@ -135,13 +140,13 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn get_protocol_features(&self) -> Result<VhostUserProtocolFeatures> {
-        Ok(protocol_features(self.device().queue_pairs()))
+        Ok(protocol_features(&self.device()))
     }
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
         let mut device = self.device();
         // Bits that were not offered are ignored.
-        device.protocol_features = features & protocol_features(device.queue_pairs()).bits();
+        device.protocol_features = features & protocol_features(&device).bits();
         Ok(())
     }
 
@@ -208,15 +213,25 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn set_device_state_fd(
         &self,
-        _direction: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _phase: VhostTransferStatePhase,
-        _fd: File,
+        fd: File,
     ) -> Result<Option<File>> {
-        unsupported("device state transfer is not offered")
+        let mut device = self.device();
+        // The front end is given another descriptor, which it cannot hold up.
+        device.retire([fd.into()]);
+        let own = device.may_have_state().and_then(|()| match direction {
+            VhostTransferStateDirection::SAVE => device.save_state(),
+            VhostTransferStateDirection::LOAD => device.restore_state(),
+        });
+        own.map(Some).map_err(|why| device.refused(&why))
     }
 
     fn check_device_state(&self) -> Result<()> {
-        unsupported("device state transfer is not offered")
+        let mut device = self.device();
+        let checked = device.may_have_state();
+        let checked = checked.and_then(|()| device.check_state());
+        checked.map_err(|why| device.refused(&why))
     }
 
     fn get_shmem_config(&self) -> Result<VhostUserShMemConfig> {

@@ -27,6 +27,7 @@ pub(super) const SET_LOG_FD: u32 = 7;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ERR: u32 = 14;
+const SET_DEVICE_STATE_FD: u32 = 42;
 /// See [`SET_MEM_TABLE`]. The channel for a back end's requests: a socket.
 pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
 /// See [`SET_MEM_TABLE`].
@@ -174,11 +175,13 @@ pub(super) fn are_for_handler(socket: &UnixStream, header: Header, fds: &[OwnedF
         }
         _ => return false,
     };
-    let is_known = matches!(
-        header.request,
-        SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR
-    );
-    is_known && header.size == 8 && value & NO_DESCRIPTOR == 0
+    let has_one = match header.request {
+        SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR => value & NO_DESCRIPTOR == 0,
+        // The direction, 0 or 1, and the phase, 0: the crate closes the descriptor of another message.
+        SET_DEVICE_STATE_FD => value <= 1,
+        _ => false,
+    };
+    has_one && header.size == 8
 }
 
 /// Reads the message that was peeked at: returns its payload and descriptors.

@@ -55,6 +55,9 @@ pub(in super::super) struct Session {
     /// A file with one byte, which is not 0 while a message is handled: after a crash meanwhile the state of the front end is
     /// unknown.
     in_message: Option<Fd>,
+    /// The file to which the front end writes the state of a guest that arrives.
+    #[serde(default)]
+    incoming: Option<Fd>,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -203,6 +206,7 @@ impl Device {
             vrings: self.vrings.iter().map(|vring| vring.record(fds)).collect(),
             quarantine: quarantined.then(|| self.pause.record(self.port_detail())),
             in_message: fds.add_some(self.kept.in_message.as_ref()),
+            incoming: fds.add_some(self.transfer.incoming.as_ref()),
         }
     }
 
@@ -322,6 +326,7 @@ impl Device {
         self.protocol_features = session.protocol_features;
         (self.notes.status, self.notes.mtu) = (session.status, session.mtu);
         self.channel = fds.take(session.channel);
+        self.transfer.incoming = fds.take(session.incoming).map(File::from);
         let mut file = |number: Fd| -> Result<File, String> {
             let fd = fds.take(Some(number)).ok_or("a descriptor is missing")?;
             check_file(&fd).map_err(|why| why.to_string())?;
