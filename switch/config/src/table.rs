@@ -131,6 +131,9 @@ keys! {
         /// Whether ARP requests and neighbour solicitations for an address in a port's `addresses.ip` go to that port alone,
         /// and not to all ports of the VLAN. The guest behind the port answers, not the switch.
         suppress_neighbors: bool = flag().or(true), AtOnce;
+        /// Whether the switch notes which addresses guests lease by DHCP and DHCPv6, and `suppress_neighbors` sends requests for
+        /// these to the guest's port alone. For guests with `addresses`.
+        dhcp_snooping: bool = flag().or(false), AtOnce;
     }
 }
 

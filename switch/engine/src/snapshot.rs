@@ -8,6 +8,7 @@ use crosspoint_packet::{DropReason, FlowHasher, Mac};
 
 use crate::bridge::fdb::Fdb;
 use crate::bridge::fdb::Quota;
+use crate::bridge::leases::Leases;
 use crate::bridge::members::Members;
 use crate::bridge::multicast::Snooping;
 use crate::bridge::probe::Probes;
@@ -207,12 +208,14 @@ pub struct Snapshot {
     pub mirrors: Box<[Mirror]>,
     /// Chooses received frames at random; `None` if no frames are sampled.
     pub sampler: Option<Arc<Sampler>>,
-    /// Whether there is a tap or a sampler: one check for a burst.
+    /// Whether there is a tap, a sampler or DHCP snooping: one check for a burst.
     is_observed: bool,
     /// Recognizes loop probes that came back; `None` if no port sends any.
     pub probes: Option<Arc<Probes>>,
     /// The ports of multicast groups; `None` if all multicast is flooded.
     pub snooping: Option<Snooping>,
+    /// The addresses that guests have leased; `None` if that is not looked for.
+    pub(crate) leases: Option<Leases>,
     /// Whether ARP and neighbour discovery for an address that is bound to a port go to that port alone.
     pub suppresses: bool,
 }
@@ -244,6 +247,7 @@ impl Snapshot {
             sampler: None,
             probes: None,
             snooping: None,
+            leases: None,
             suppresses: false,
         };
         snapshot.note_meters();
@@ -339,14 +343,23 @@ impl Snapshot {
 
     /// Returns the snapshot with this sampler.
     pub fn with_sampler(self, sampler: Option<Arc<Sampler>>) -> Snapshot {
-        Snapshot {
-            is_observed: sampler.is_some() || !self.taps.is_empty(),
-            sampler,
-            ..self
-        }
+        let mut snapshot = Snapshot { sampler, ..self };
+        snapshot.note_observers();
+        snapshot
     }
 
-    /// Returns whether received frames are shown to a tap or a sampler.
+    /// Sets what DHCP snooping has.
+    pub fn set_leases(&mut self, leases: Option<Leases>) {
+        self.leases = leases;
+        self.note_observers();
+    }
+
+    fn note_observers(&mut self) {
+        let has_one = self.sampler.is_some() || self.leases.is_some();
+        self.is_observed = has_one || !self.taps.is_empty();
+    }
+
+    /// Returns whether received frames are shown to a tap, a sampler or DHCP snooping.
     #[inline(always)]
     pub fn is_observed(&self) -> bool {
         self.is_observed
@@ -354,8 +367,8 @@ impl Snapshot {
 
     /// Replaces the taps and the sampler in place.
     pub fn observe(&mut self, taps: Box<[Arc<Tap>]>, sampler: Option<Arc<Sampler>>) {
-        self.is_observed = sampler.is_some() || !taps.is_empty();
         (self.taps, self.sampler) = (taps, sampler);
+        self.note_observers();
     }
 
     /// Rebuilds the VLAN member lists, the bindings and what is known of rates after `ports` was changed in place.

@@ -19,8 +19,8 @@ pub use groups::{ConnectionsStatus, PortConnections};
 pub use ipfix::IpfixStatus;
 pub use mirror::MirrorStatus;
 pub use port::{
-    LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,
-    StormStatus, VlanStatus,
+    LeaseStatus, LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus,
+    SloStatus, StormStatus, VlanStatus,
 };
 pub use queue::{LatencyStatus, QueueStatus, RemovedStatus};
 pub use sflow::{SflowInterface, SflowStatus};

@@ -7,7 +7,7 @@ use super::table::Table;
 
 pub(super) fn bindings(rows: &[BindingRow]) -> String {
     if rows.is_empty() {
-        return "No port has `addresses`.\n".to_owned();
+        return "No port has `addresses`, and no guest's lease is known.\n".to_owned();
     }
     let mut table = Table::new([
         ("ADDRESS", Left),
@@ -15,6 +15,7 @@ pub(super) fn bindings(rows: &[BindingRow]) -> String {
         ("BRIDGE", Left),
         ("VLAN", Left),
         ("OTHERS", Left),
+        ("LEASE", Left),
     ]);
     for row in rows {
         table.add([
@@ -26,6 +27,8 @@ pub(super) fn bindings(rows: &[BindingRow]) -> String {
                 true => "may not claim it".to_owned(),
                 false => "may claim it".to_owned(),
             },
+            row.lease_s
+                .map_or("-".to_owned(), |left| format!("{left} s left")),
         ]);
     }
     table.render()

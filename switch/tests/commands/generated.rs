@@ -400,6 +400,7 @@ pub fn config() -> impl Strategy<Value = Config> {
         fdb_moves_window: Duration::from_secs(window_s),
         fdb_capacity: FDB_BUCKET_ENTRIES << power,
         suppress_neighbors: moves % 2 == 0,
+        dhcp_snooping: moves % 2 == 1,
     });
     let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);
     let listen = listen.prop_map(|text| text.map(|text| text.parse().expect("an address")));

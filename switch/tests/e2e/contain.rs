@@ -6,7 +6,7 @@ use crosspoint_guest::Guest;
 use rustix::process::Signal;
 
 use crate::harness::{
-    Host, Lab, LinuxGuest, Switch, frame, guest, mac, ping_pong, s, wait_until, xdp,
+    Host, Lab, LinuxGuest, Process, Switch, frame, guest, mac, ping_pong, s, wait_until, xdp,
 };
 
 #[test]
@@ -209,6 +209,76 @@ fn a_rogue_uml_guest_serves_neither_addresses_nor_routes_unless_its_port_may() {
     rogue.run(&advertise);
     let is_believed = || addresses().contains("2001:db8:9:9:").then_some(());
     wait_until("a host believes the router", s(5), is_believed);
+    switch.ledger();
+}
+
+/// The guest's real client leases an address of a real server at the host, and releases it. Meanwhile `show bindings` has it,
+/// and a request for it goes to the guest alone, although it is in no list.
+#[test]
+fn an_address_that_a_uml_guest_leases_is_noted_and_requests_for_it_go_there_alone() {
+    let lab = Lab::new(s(120));
+    let host = Host::new(&lab, "a", 1);
+    let mac = "52:54:00:09:00:01";
+    let bound = format!("addresses = {{ mac = [\"{mac}\"] }}\n");
+    let ports = [
+        guest(&lab, "g0") + &bound,
+        guest(&lab, "g1"),
+        xdp("a", &host),
+        "[switch]\ndhcp_snooping = true\n".to_owned(),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = [0, 1].map(|index| uml(&lab, index));
+    guests.iter_mut().for_each(LinuxGuest::wait_ready);
+    let [client, other] = &mut guests;
+    let conf = lab.dir().join("udhcpd.conf");
+    let text = format!(
+        "start 10.9.0.100\nend 10.9.0.110\ninterface eth0\nlease_file {0}\npidfile {1}\noption lease 600\n",
+        lab.dir().join("leases").display(),
+        lab.dir().join("pid").display()
+    );
+    std::fs::write(&conf, text).expect("it is written");
+    std::fs::write(lab.dir().join("leases"), "").expect("it is written");
+    let server = host.command(&format!("{} udhcpd -f {}", busybox(), conf.display()));
+    let _server = Process::start(lab.dir(), "udhcpd", &server);
+    assert!(
+        pings(other, &host.address),
+        "the switch knows where they are"
+    );
+
+    let leased = || {
+        let rows = switch.show_json("bindings");
+        let rows = rows.as_array().cloned().unwrap_or_default();
+        let lease = rows.into_iter().find(|row| row["lease_s"].is_u64())?;
+        assert_eq!(
+            (&lease["port"], &lease["exclusive"]),
+            (&"g0".into(), &false.into())
+        );
+        let left = lease["lease_s"].as_u64().expect("a number");
+        assert!((500..=600).contains(&left), "{lease}");
+        Some(lease["address"].as_str().expect("an address").to_owned())
+    };
+    assert_eq!(leased(), None);
+    // It keeps running, and releases its address when it is told to.
+    client.run("udhcpc -i eth0 -f -R -t 5 -T 1 -s /bin/true > /tmp/log 2>&1 & echo $! > /tmp/pid");
+    let address = wait_until("the lease", s(15), leased);
+    client.run(&format!("ip addr add {address}/24 dev eth0"));
+    let suppressed = || {
+        let labels = [("port", "g1")];
+        switch
+            .metrics()
+            .sum("crosspoint_queue_neighbors_suppressed_total", &labels)
+    };
+    let before = suppressed();
+    // Workers have it within a second.
+    wait_until("a request that is not flooded", s(10), || {
+        other.run("ip neigh flush dev eth0");
+        assert!(pings(other, &address));
+        (suppressed() > before).then_some(())
+    });
+
+    client.run("kill -TERM $(cat /tmp/pid)");
+    let is_gone = || leased().is_none().then_some(());
+    wait_until("the end of the lease", s(10), is_gone);
     switch.ledger();
 }
 

@@ -176,6 +176,7 @@ impl Dataplane {
             bridges,
             ports,
             snooping,
+            leases,
             ..
         } = &mut *state;
         let used = |name: &str| {
@@ -193,6 +194,7 @@ impl Dataplane {
             if !is_kept {
                 gone.extend(place.take().map(|held| held.fdb));
                 snooping.forget_bridge(number);
+                leases.forget_bridge(number);
                 has_changed = true;
             }
         }

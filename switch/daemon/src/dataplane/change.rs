@@ -210,6 +210,7 @@ impl Dataplane {
             };
         }
         view.snooping = state.snooping.view();
+        view.set_leases(state.leases.view());
         view.suppresses = state.suppresses;
         view.mirrors = mirrors;
         view.probes = probes.then(|| self.probes.clone());

@@ -21,6 +21,7 @@ mod flows;
 mod groups;
 mod health;
 mod kept;
+mod leases;
 mod loops;
 mod mac_limit;
 mod measured;
@@ -167,6 +168,7 @@ struct State {
     statics: statics::Statics,
     bridges: bridges::Bridges,
     snooping: multicast::Snooping,
+    leases: leases::Leases,
     /// Whether requests for bound addresses go to their ports alone.
     suppresses: bool,
     groups: groups::Groups,
@@ -262,6 +264,7 @@ impl Dataplane {
                 statics: statics::Statics::default(),
                 bridges: bridges::Bridges::new(fdb_damping),
                 snooping: multicast::Snooping::default(),
+                leases: leases::Leases::default(),
                 suppresses: false,
                 groups: groups::Groups::default(),
                 removed: RemovedStatus::default(),
@@ -394,6 +397,7 @@ impl Dataplane {
         Self::report_loops(&mut state, Instant::now());
         self.probe_loops(&mut state, Instant::now());
         self.snoop(&mut state, Instant::now());
+        self.note_leases(&mut state, Instant::now());
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;

@@ -66,6 +66,7 @@ impl Dataplane {
         let port = state.ports.get_mut(usize::from(number))?.take()?;
         state.probing.forget(number);
         state.snooping.forget_port(number);
+        state.leases.forget_port(number);
         self.end_taps_of(state, number);
         drop(self.publish(state, Vec::new()));
         if let Some(sampler) = &state.sampler {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crosspoint_config::control_names;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
@@ -159,10 +159,12 @@ impl Dataplane {
                 workers[placed.worker].streams.push(stream);
             }
         }
+        let mut leases = state.leases.of_ports(Instant::now());
         let ports = (0..).zip(&state.ports);
         let ports = ports.filter_map(|(number, port)| {
             let port = port.as_ref()?;
             let mut seen = see_port(port);
+            seen.status.leases = leases.remove(&number).unwrap_or_default();
             seen.status.looping_with = looping_with(state, number);
             seen.status.looping = state.is_looping(number);
             seen.status.groups = state.groups.names_of(&port.options.name);

@@ -188,6 +188,8 @@ impl Running {
         self.dataplane.set_multicast(wanted.multicast);
         self.dataplane
             .set_neighbor_suppression(wanted.switch.suppress_neighbors);
+        self.dataplane
+            .set_dhcp_snooping(wanted.switch.dhcp_snooping);
         changing.take_mirrors(wanted, &self.dataplane);
         // A port whose groups cannot be compiled lets nothing pass; that is logged.
         changing.take_groups(wanted, &self.dataplane);

@@ -145,6 +145,11 @@ pub(super) fn apply(
             let suppresses = wanted.switch.suppress_neighbors;
             running.dataplane.set_neighbor_suppression(suppresses);
         }
+        "switch.dhcp_snooping" => {
+            config.switch.dhcp_snooping = wanted.switch.dhcp_snooping;
+            let snoops = wanted.switch.dhcp_snooping;
+            running.dataplane.set_dhcp_snooping(snoops);
+        }
         "workers.balance" | "workers.balance_interval" => {
             config.workers.balance = wanted.workers.balance;
             config.workers.balance_interval = wanted.workers.balance_interval;

@@ -11,9 +11,10 @@ use crosspoint_model::request::{ChangeError, ConnectionsWanted};
 use crosspoint_model::rows::{ConnectionTable, GroupTables};
 use crosspoint_model::status::{
     BridgeStatus, ConfigStatus, ConnectionsStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover,
-    FdbStatus, LatencyStatus, LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus,
-    PortConnections, PortStatus, QueueStatus, RateStatus, ShownState, SloStatus, Status,
-    StormStatus, StreamStatus, VlanStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
+    FdbStatus, LatencyStatus, LeaseStatus, LimitStatus, MemoryRegionStatus, MirrorStatus,
+    ObjectiveStatus, PortConnections, PortStatus, QueueStatus, RateStatus, ShownState, SloStatus,
+    Status, StormStatus, StreamStatus, VlanStatus, VringStatus, WindowStatus, WorkerStatus,
+    XdpStatus,
 };
 
 /// A source with constant data.
@@ -173,6 +174,12 @@ fn guest() -> PortStatus {
         },
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
         ip_allowed: vec!["192.0.2.10".into(), "2001:db8::/64".into()],
+        leases: vec![LeaseStatus {
+            address: "192.0.2.77".into(),
+            mac: "52:54:00:00:00:01".into(),
+            vlan: 100,
+            left_s: 3540,
+        }],
         forward_control: Vec::new(),
         groups: vec!["web".into(), "ssh".into()],
         connections: Some(PortConnections {

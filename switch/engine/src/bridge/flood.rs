@@ -111,7 +111,7 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let Some(port) = view.port(ingress) else {
         return;
     };
-    if view.suppresses && view.has_bound_ips(Some(port)) {
+    if view.suppresses && (view.has_bound_ips(Some(port)) || view.leases.is_some()) {
         let asked = suppress::suppress(burst, ingress, view);
         let counters = port.counters.at(tx.worker, 0);
         counters.neighbors_suppressed.add(asked);

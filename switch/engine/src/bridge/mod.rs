@@ -7,6 +7,8 @@ pub(crate) mod quota;
 #[cfg(not(loom))]
 pub mod flood;
 #[cfg(not(loom))]
+pub mod leases;
+#[cfg(not(loom))]
 pub mod members;
 #[cfg(not(loom))]
 pub mod multicast;

@@ -1,9 +1,11 @@
-//! Suppression of ARP and neighbour discovery: a request for an address that is bound to a port goes to that port alone.
+//! Suppression of ARP and neighbour discovery: a request for an address that is bound to a port, or that its guest has leased
+//! by DHCP, goes to that port alone.
 //!
 //! Nothing answers in the owner's place. So an answer is never out of date, and a station that checks whether a neighbour is still
-//! alive asks the neighbour itself. Other ports would not have answered: they may not claim the address (`port_security`).
+//! alive asks the neighbour itself. Other ports would not have answered: they may not claim a bound address (`port_security`),
+//! and have not leased one of another.
 //!
-//! A request is flooded as before if the address is bound to no port or to several, if the frame cannot reach the owner, and if it
+//! A request is flooded as before if the address is of no port or of several, if the frame cannot reach the owner, and if it
 //! is an announcement: every station is to know of that.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -78,8 +80,8 @@ fn address<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-/// Returns the port that the address is bound to in a VLAN of a bridge, if there is only one, and a frame from `ingress` reaches
-/// what is attached to it.
+/// Returns the port that the address is bound to in a VLAN of a bridge, if there is only one, or whose guest has leased it; and
+/// if a frame from `ingress` reaches what is attached to it.
 fn bound_port(
     address: IpAddr,
     (bridge, vlan): (u8, u16),
@@ -92,10 +94,18 @@ fn bound_port(
             .is_some_and(|port| port.vlan.carries(vlan))
     };
     let mut owners = bindings.ips().owners(address).filter(carries);
-    let (owner, others) = (owners.next()?, owners.next());
+    let owner = match (owners.next(), owners.next()) {
+        (owner, None) => owner,
+        _ => return None,
+    };
+    let leased = || {
+        let leases = view.leases.as_ref()?;
+        leases.port_of((bridge, vlan), address).filter(carries)
+    };
+    let owner = owner.or_else(leased)?;
     let (from, port) = (view.port(ingress)?, view.port(owner)?);
     let is_reached = port.is_attached() && from.reaches(port);
-    (others.is_none() && owner != ingress && is_reached).then_some(owner)
+    (owner != ingress && is_reached).then_some(owner)
 }
 
 #[cfg(test)]

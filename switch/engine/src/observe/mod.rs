@@ -17,7 +17,7 @@ use crate::stream::StreamId;
 pub use histograms::{BurstSizes, Turns};
 pub use latency::{Latencies, Latency};
 
-/// Shows the taps and the sampler a burst that was received on `id` and has been looked up.
+/// Shows the taps, the sampler and DHCP snooping a burst that was received on `id` and has been looked up.
 #[cold]
 #[inline(never)]
 pub fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
@@ -26,5 +26,8 @@ pub fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
     }
     if let Some(sampler) = &view.sampler {
         sampler.received(burst, id, view, tx.worker);
+    }
+    if let (Some(leases), Some(port)) = (&view.leases, view.port(id.0)) {
+        leases.listen(burst, id.0, port.is_server);
     }
 }

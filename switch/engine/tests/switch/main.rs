@@ -27,6 +27,7 @@ mod hostile;
 mod isolated;
 mod joins;
 mod large;
+mod leases;
 mod ledger;
 mod mac_limit;
 mod mirrors;

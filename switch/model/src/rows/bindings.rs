@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::Status;
 
-/// An address that a port may claim, by its `addresses`.
+/// An address that a port may claim, by its `addresses`, or that its guest has leased by DHCP.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BindingRow {
     /// The MAC or IP address, or a prefix.
@@ -18,9 +18,12 @@ pub struct BindingRow {
     pub vlan: String,
     /// Whether no other port of these VLANs may claim it: not so for a prefix.
     pub exclusive: bool,
+    /// When its lease ends, seconds from now; absent for an address of the configuration.
+    #[serde(default)]
+    pub lease_s: Option<u64>,
 }
 
-/// The bindings, by port in the order of the configuration: MAC addresses first.
+/// The bindings, by port in the order of the configuration: MAC addresses first, leases last.
 pub fn bindings(status: &Status) -> Vec<BindingRow> {
     let of_port = status.ports.iter().flat_map(|port| {
         let row = |address: &String| BindingRow {
@@ -29,9 +32,18 @@ pub fn bindings(status: &Status) -> Vec<BindingRow> {
             bridge: port.bridge.clone(),
             vlan: port.vlan.clone(),
             exclusive: !address.contains('/'),
+            lease_s: None,
         };
         let addresses = port.addresses_allowed.iter().chain(&port.ip_allowed);
-        addresses.map(row).collect::<Vec<BindingRow>>()
+        let leases = port.leases.iter().map(|lease| BindingRow {
+            exclusive: port.ip_allowed.contains(&lease.address),
+            lease_s: Some(lease.left_s),
+            ..row(&lease.address)
+        });
+        addresses
+            .map(row)
+            .chain(leases)
+            .collect::<Vec<BindingRow>>()
     });
     of_port.collect()
 }

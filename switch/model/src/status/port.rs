@@ -62,6 +62,9 @@ macro_rules! port_status {
             /// The only IP addresses and prefixes that its frames may claim; empty for any.
             #[serde(default)]
             pub ip_allowed: Vec<String>,
+            /// The addresses that its guest has leased by DHCP, if that is noted.
+            #[serde(default)]
+            pub leases: Vec<LeaseStatus>,
             /// Its security groups; empty for none.
             #[serde(default)]
             pub groups: Vec<String>,
@@ -150,6 +153,19 @@ pub struct StormStatus {
     pub multicast: u32,
     /// Of frames for addresses that are known on no port.
     pub unknown_unicast: u32,
+}
+
+/// An address that a guest has leased by DHCP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseStatus {
+    /// The IP address.
+    pub address: String,
+    /// The MAC address of the station that has leased it.
+    pub mac: String,
+    /// The VLAN; 0 for none.
+    pub vlan: u16,
+    /// When the lease ends, seconds from now.
+    pub left_s: u64,
 }
 
 /// A port's service level objectives, and whether they were met in the last minute, over all its queues.
