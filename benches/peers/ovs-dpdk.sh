@@ -10,12 +10,13 @@
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
 #   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
 #   ADDRESSES=N       entries of its address table, if the default is too small
+#   ACL=stateful      IP passes only if it belongs to a connection, which every port may begin (its documentation, "Connection Tracking")
 #   COUNT=N           instead of a and b, N ports: p0, p1 and so on
 #   ROOT=DIR          it is installed in DIR, the root of another distribution, for instance one made by debootstrap, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-} ADDRESSES=${ADDRESSES:-}
+RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-} ADDRESSES=${ADDRESSES:-} ACL=${ACL:-}
 NAMES=${NAMES:-a b}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
@@ -49,6 +50,16 @@ add_port() { # NAME
   [ "$wrong" = '[]' ] || die "port $1: $wrong"
 }
 
+stateful() {
+  local flow
+  inside ovs-ofctl del-flows br0
+  for flow in 'table=0,priority=10,ip,actions=ct(table=1)' 'table=0,priority=1,actions=NORMAL' \
+    'table=1,priority=20,ip,ct_state=+trk+est,actions=NORMAL' 'table=1,priority=10,ip,ct_state=+trk+new,actions=ct(commit),NORMAL' \
+    'table=1,priority=1,actions=drop'; do
+    inside ovs-ofctl add-flow br0 "$flow"
+  done
+}
+
 vswitchd() {
   local -a where=()
   if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
@@ -75,6 +86,7 @@ start() {
   vsctl add-br br0 -- set bridge br0 datapath_type=netdev
   if [ -n "$ADDRESSES" ]; then vsctl set bridge br0 other-config:mac-table-size="$ADDRESSES"; fi
   for port in $(ports); do add_port "$port"; done
+  if [ "$ACL" = stateful ]; then stateful; fi
 }
 
 stop() {

@@ -31,6 +31,8 @@ pub struct Setup {
     pub interface_lines: String,
     /// Lines of `[switch]`.
     pub switch_lines: String,
+    /// Further sections.
+    pub sections: String,
 }
 
 impl Setup {
@@ -44,6 +46,7 @@ impl Setup {
             guest_lines: Vec::new(),
             interface_lines: String::new(),
             switch_lines: String::new(),
+            sections: String::new(),
         }
     }
 }
@@ -169,7 +172,7 @@ fn configuration(
         );
         text += &setup.interface_lines;
     }
-    text
+    text + &setup.sections
 }
 
 /// An address that was free a moment ago.

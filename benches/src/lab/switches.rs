@@ -69,7 +69,15 @@ pub struct Need {
     pub is_of_pairs: bool,
     /// Most addresses on each side of a stream.
     pub addresses: u32,
+    /// Whether connections are tracked.
+    pub stateful: bool,
 }
+
+/// The security group of every guest where connections are tracked: all may begin in either direction. A guest's connections
+/// are as many as any scenario has flows.
+const GROUP: &str = "[connections]\nmax = 4194304\n[[group]]\nname = \"any\"\n\
+     rules = [{ direction = \"in\" }, { direction = \"out\" }]\n";
+const GROUP_OF_PORT: &str = "groups = [\"any\"]\nconnections_max = 1048576\n";
 
 impl Need {
     /// Entries of the address table: four times the number of addresses, so that hardly any bucket is full; none if the
@@ -119,6 +127,7 @@ impl Switch {
         let Self::Peer(peer) = self else { return None };
         match peer.kind {
             Kind::Ovs => None,
+            _ if need.stateful => Some("tracks no connections"),
             _ if need.ports > TESTPMD_PORTS_MAX => Some("DPDK has 32 ports at most"),
             _ if !need.is_of_pairs => Some("forwards between pairs of ports only"),
             Kind::TestpmdMac if need.large => {
@@ -146,6 +155,13 @@ fn start_crosspoint(need: Need, place: &Place) -> Result<Running, BenchError> {
     if let Some(entries) = need.table() {
         setup.switch_lines = format!("fdb_capacity = {entries}\n");
         setup.guest_lines = vec!["mac_limit = 0\n".into(); need.ports];
+    }
+    if need.stateful {
+        setup.sections = GROUP.into();
+        setup.guest_lines.resize(need.ports, String::new());
+        // One side of each pair: the other switch looks each packet up once too.
+        let sides = setup.guest_lines.iter_mut().step_by(2);
+        sides.for_each(|lines| lines.push_str(GROUP_OF_PORT));
     }
     let switch = crosspoint::start(&place.binary, &setup)?;
     let (file, control) = (switch.file.display(), switch.control.display());
@@ -199,6 +215,9 @@ impl PeerSwitch {
         let mut variables = format!("PORTS={ports} COUNT={}", need.ports);
         if let Some(entries) = need.table() {
             let _ = write!(variables, " ADDRESSES={entries}");
+        }
+        if need.stateful {
+            variables += " ACL=stateful";
         }
         let socket = |port: usize| run.join(format!("p{port}"));
         Ok(Running {
@@ -333,6 +352,7 @@ mod tests {
                 large,
                 is_of_pairs,
                 addresses: 1,
+                stateful: false,
             };
             assert_eq!(testpmd.lacks(&need).is_none(), able, "{need:?}");
             assert!(Switch::Crosspoint.lacks(&need).is_none());

@@ -1,5 +1,5 @@
 //! The measured scenarios, each identified by its name:
-//! `TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]`, such as `pair-64`, `both-imix-packed`,
+//! `TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-stateful][-packed][-unmerged][-ringN]`, such as `pair-64`, `both-imix-packed`,
 //! `pair-64-10000`, `pair-64-4000macs`, `pair-64-idle256`, `chain8-64`, `many-to-one-7` (64 bytes, the default); and
 //! `tso[-PIECE[-SEGMENTS]]`.
 
@@ -62,6 +62,8 @@ pub struct Scenario {
     pub addresses: u32,
     /// Additional guests that are attached and quiet; one of them at a time sends a single frame.
     pub quiet: usize,
+    /// Connections are tracked: every frame belongs to one that a rule of its sender allows.
+    pub stateful: bool,
     /// Packed rings.
     pub packed: bool,
     /// Mergeable receive buffers.
@@ -93,6 +95,7 @@ impl Scenario {
             large: matches!(self.frames, Frames::Large(_)),
             is_of_pairs: self.is_of_pairs(),
             addresses: self.addresses,
+            stateful: self.stateful,
         }
     }
 
@@ -206,7 +209,7 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let why = "is not a scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]";
+        let why = "is not a scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-stateful][-packed][-unmerged][-ringN]";
         let scenario = parse(name).filter(Scenario::is_valid);
         scenario.ok_or_else(|| format!("'{name}' {why}"))
     }
@@ -222,6 +225,7 @@ fn parse(name: &str) -> Option<Scenario> {
         flows: 1,
         addresses: 1,
         quiet: 0,
+        stateful: false,
         packed: false,
         mergeable: true,
         ring: RING,
@@ -254,6 +258,7 @@ fn parse(name: &str) -> Option<Scenario> {
     for word in words {
         match (word, word.strip_suffix("macs")) {
             (_, Some(addresses)) => scenario.addresses = addresses.parse().ok()?,
+            ("stateful", _) => scenario.stateful = true,
             ("packed", _) => scenario.packed = true,
             ("unmerged", _) => scenario.mergeable = false,
             _ => match (word.strip_prefix("idle"), word.strip_prefix("ring")) {
@@ -285,10 +290,12 @@ impl Scenario {
         guests && size && ring && addresses && quiet && counts
     }
 
-    /// The name of the same scenario with one address on each side and without quiet guests, for comparison; `None` if it is
-    /// that already.
+    /// The name of the same scenario with one address on each side, without quiet guests and without connections, for
+    /// comparison; `None` if it is that already.
     pub fn plain(&self) -> Option<String> {
-        let is_plain = |word: &&str| !word.ends_with("macs") && !word.starts_with("idle");
+        let is_plain = |word: &&str| {
+            !word.ends_with("macs") && !word.starts_with("idle") && *word != "stateful"
+        };
         let plain: Vec<&str> = self.name.split('-').filter(is_plain).collect();
         Some(plain.join("-")).filter(|plain| *plain != self.name)
     }
