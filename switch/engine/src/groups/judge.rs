@@ -312,16 +312,6 @@ impl Judge<'_> {
         is_original == (entry.direction == self.direction)
     }
 
-    /// A packet that cannot belong to the connection with its addresses.
-    #[cold]
-    #[inline(never)]
-    fn stray(&self, flow: &Flow) -> Result<Passed, DropReason> {
-        match self.ask(flow) {
-            Err(reason) if !self.is_of_arrived(flow) => Err(reason),
-            _ => Ok(Passed::InConnection),
-        }
-    }
-
     /// Compares a connection with changed rules.
     #[cold]
     #[inline(never)]
@@ -391,7 +381,7 @@ impl Judge<'_> {
     }
 
     /// Asks the rules about a packet that belongs to no connection, and counts what one of them allows.
-    fn ask(&self, flow: &Flow) -> Result<Passed, DropReason> {
+    pub(super) fn ask(&self, flow: &Flow) -> Result<Passed, DropReason> {
         let (rule, passed) = self.ask_uncounted(flow)?;
         self.policy.rules.count(rule, self.worker);
         Ok(passed)
@@ -482,30 +472,6 @@ impl Judge<'_> {
             _ => zone.note_gone(&new),
         }
         Ok(())
-    }
-
-    /// Whether a packet that the rules deny may be of a connection that a guest which has just arrived brings along, and its
-    /// other direction is the one that the rules allow. It begins no connection, so that it cannot use up any: the other side's
-    /// next segment does.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn is_of_arrived(&self, flow: &Flow) -> bool {
-        let is_segment = flow.protocol == TCP && flow.flags & SYN == 0;
-        if !is_segment || !self.policy.zone.has_arrived(self.connections.now()) {
-            return false;
-        }
-        let direction = match self.direction {
-            Direction::In => Direction::Out,
-            Direction::Out => Direction::In,
-        };
-        let question = Question {
-            mac: flow.mac,
-            vlan: flow.vlan,
-            ..first_question(&flow.ends.turned(), TCP, direction)
-        };
-        let rules = &self.policy.rules;
-        let rule = rules.allows(&question);
-        rule.is_some_and(|rule| rules.is_stateful(rule))
     }
 
     fn new_entry(&self, phase: Phase, address: &Address) -> Entry {

@@ -27,6 +27,8 @@ pub mod timeouts;
 pub mod zone;
 
 #[cfg(not(loom))]
+mod arrival;
+#[cfg(not(loom))]
 mod explain;
 #[cfg(not(loom))]
 mod judge;

@@ -110,7 +110,7 @@ impl Router {
 }
 
 /// Gives `nft` a script.
-fn nft(script: &str) {
+pub fn nft(script: &str) {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())

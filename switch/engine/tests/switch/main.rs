@@ -18,6 +18,7 @@ mod fragments;
 mod frames;
 mod groups;
 mod groups_accounting;
+mod groups_bridge;
 mod groups_cases;
 mod groups_kernel;
 mod groups_migrate;

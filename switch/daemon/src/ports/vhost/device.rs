@@ -25,7 +25,7 @@ use crosspoint_config as config;
 use crosspoint_engine::egress::guest_queues::GuestQueues;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stream::Stream;
-use crosspoint_memory::{DirtyLog, Kind, MemoryCell};
+use crosspoint_memory::{DirtyLog, MemoryCell};
 use crosspoint_vring::{
     Features, GuestRx, GuestTx, InflightRegion, MAX_RING_SIZE, Ring, RingAddresses, RingError,
     feature,
@@ -282,20 +282,6 @@ impl Device {
         self.kept.has_changed = true;
         self.reconcile();
         Ok(())
-    }
-
-    /// Returns the kick descriptor if it is an eventfd.
-    fn eventfd(&self, index: u32, kick: OwnedFd) -> Option<OwnedFd> {
-        let kind = Kind::of(&kick);
-        if kind == Kind::Eventfd {
-            return Some(kick);
-        }
-        tracing::warn!(
-            port = self.name,
-            "vring {index}: a kick descriptor must be an eventfd, and this is {kind}: it wakes no worker"
-        );
-        self.attachment.caller.retire(kick);
-        None
     }
 
     pub(super) fn set_vring_call(&mut self, index: u32, call: Option<File>) -> Result<()> {

@@ -1,9 +1,10 @@
 //! What a device's rings need besides the front end's messages, so that another process of the switch can go on with them.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crosspoint_memory::GuestMemory;
+use crosspoint_memory::{GuestMemory, Kind};
 use crosspoint_vring::{InflightRegion, Ring, RingAddresses, feature};
 
 use super::Device;
@@ -31,6 +32,20 @@ impl Device {
                 .dataplane
                 .place_ahead(&self.attachment, queue, kick, node);
         }
+    }
+
+    /// Returns the kick descriptor if it is an eventfd.
+    pub(super) fn eventfd(&self, index: u32, kick: OwnedFd) -> Option<OwnedFd> {
+        let kind = Kind::of(&kick);
+        if kind == Kind::Eventfd {
+            return Some(kick);
+        }
+        tracing::warn!(
+            port = self.name,
+            "vring {index}: a kick descriptor must be an eventfd, and this is {kind}: it wakes no worker"
+        );
+        self.attachment.caller.retire(kick);
+        None
     }
 
     /// Makes an inflight region for packed ring `index`, if the front end keeps none for it: otherwise no successor of this
