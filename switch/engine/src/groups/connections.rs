@@ -37,6 +37,9 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Slots of a bucket: a cache line. One under loom, which tries every interleaving.
 const SLOTS: usize = if cfg!(loom) { 1 } else { 8 };
+/// Free slots with which a bucket takes a connection without a look at the other one. With fewer than five, connections do not fit
+/// into a table that has as many as were asked for.
+const ROOMY: usize = 5;
 /// Attempts to change a state that other workers change at the same time.
 const TRIES: usize = 4;
 
@@ -208,13 +211,25 @@ impl Connections {
         }
     }
 
-    /// Prefetches what a look-up reads first.
+    /// Whether many connections are in their second bucket. To be asked once for a burst.
     #[inline(always)]
-    pub(super) fn prefetch(&self, place: &Place) {
-        for bucket in [place.first, place.second] {
-            if let Some(bucket) = self.buckets.get(bucket as usize) {
-                crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
-            }
+    pub(super) fn is_dense(&self) -> bool {
+        self.len() > self.max / 2
+    }
+
+    /// Prefetches what a look-up reads first: the first bucket, and the second one too if the table is dense.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, place: &Place, is_dense: bool) {
+        self.prefetch_bucket(place.first);
+        if is_dense {
+            self.prefetch_bucket(place.second);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_bucket(&self, bucket: u32) {
+        if let Some(bucket) = self.buckets.get(bucket as usize) {
+            crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
         }
     }
 
@@ -235,25 +250,38 @@ impl Connections {
             && state.tick() == self.now()
     }
 
-    /// Prefetches the first key that may be the right one, and notes where it is.
+    /// Prefetches the first key that may be the right one, and notes where it is; the second bucket, if it is not there yet and
+    /// the first one does not have the connection.
     #[inline(always)]
-    pub(super) fn prefetch_key(&self, place: &mut Place) {
+    pub(super) fn prefetch_key(&self, place: &mut Place, is_dense: bool) {
         place.likely = u32::MAX;
-        for bucket in [place.first, place.second] {
-            let Some(states) = self.buckets.get(bucket as usize) else {
-                return;
-            };
-            let has_tag =
-                |word: &AtomicU64| State(word.load(Ordering::Relaxed)).is_live_with(place.tag);
-            let Some(index) = states.0.iter().position(has_tag) else {
-                continue;
-            };
-            place.likely = bucket * SLOTS as u32 + index as u32;
-            if let Some(key) = self.keys.get(place.likely as usize) {
-                crosspoint_frame::prefetch_read(std::ptr::from_ref(key).cast());
-            }
+        if self.prefetch_key_in(place.first, place) {
             return;
         }
+        match is_dense {
+            true => {
+                self.prefetch_key_in(place.second, place);
+            }
+            false => self.prefetch_bucket(place.second),
+        }
+    }
+
+    /// Returns whether the bucket may have the connection.
+    #[inline(always)]
+    fn prefetch_key_in(&self, bucket: u32, place: &mut Place) -> bool {
+        let Some(states) = self.buckets.get(bucket as usize) else {
+            return true;
+        };
+        let has_tag =
+            |word: &AtomicU64| State(word.load(Ordering::Relaxed)).is_live_with(place.tag);
+        let Some(index) = states.0.iter().position(has_tag) else {
+            return false;
+        };
+        place.likely = bucket * SLOTS as u32 + index as u32;
+        if let Some(key) = self.keys.get(place.likely as usize) {
+            crosspoint_frame::prefetch_read(std::ptr::from_ref(key).cast());
+        }
+        true
     }
 
     /// Finds a connection.
@@ -369,8 +397,10 @@ impl Connections {
                 |word: &&AtomicU64| State(word.load(Ordering::Relaxed)).slot() == Slot::Free;
             words.iter().filter(is_free).count()
         };
-        // The emptier one: so buckets are full only when the table is (Azar et al., "Balanced allocations", 1999).
-        let buckets = match free_in(place.first) >= free_in(place.second) {
+        // The first one while it has room, so that look-ups in a table with room read one line; then the emptier one, so that
+        // buckets are full only when the table is (Azar et al., "Balanced allocations", 1999).
+        let free = free_in(place.first);
+        let buckets = match free >= ROOMY || free >= free_in(place.second) {
             true => [place.first, place.second],
             false => [place.second, place.first],
         };

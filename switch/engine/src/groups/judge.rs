@@ -22,6 +22,8 @@ pub(super) struct Judge<'v> {
     pub(super) connections: &'v Connections,
     pub(super) direction: Direction,
     pub(super) worker: usize,
+    /// Whether many connections are in their second bucket.
+    pub(super) is_dense: bool,
 }
 
 /// By what a packet passes.
@@ -68,13 +70,14 @@ impl Judge<'_> {
     /// Prefetches where the connection may be.
     #[inline(always)]
     pub(super) fn prefetch(&self, address: &Address) {
-        self.connections.prefetch(&address.place);
+        self.connections.prefetch(&address.place, self.is_dense);
     }
 
     /// Prefetches the key of the connection, once that is done.
     #[inline(always)]
     pub(super) fn prefetch_key(&self, address: &mut Address) {
-        self.connections.prefetch_key(&mut address.place);
+        self.connections
+            .prefetch_key(&mut address.place, self.is_dense);
     }
 
     /// Returns whether a packet passes, or why it does not.
@@ -303,13 +306,11 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether packets of this side come in this direction. A front end that has made up a connection ([`migrate`]) may have
-    /// called the guest the other side.
-    ///
-    /// [`migrate`]: crate::groups::migrate
+    /// Whether a packet of this side can belong to a connection: of one that a front end has made up
+    /// ([`migrate`](crate::groups::migrate)), it may have called the guest the other side.
     #[inline(always)]
     pub(super) fn is_possible(&self, entry: &Entry, is_original: bool) -> bool {
-        is_original == (entry.direction == self.direction)
+        !entry.phase.is_arrived() || is_original == (entry.direction == self.direction)
     }
 
     /// Compares a connection with changed rules.

@@ -5,7 +5,8 @@
 //! began is taken only if it is TCP: no segment of a guest begins a connection in it, since a SYN is asked about anew. A
 //! datagram of another protocol begins one, and the guest could send it to every address that may send to the guest; the
 //! next packet of the other side begins such a connection anew. So does the SYN that the sender repeats if a connection was
-//! half-open: in one that is made up, a SYN of the other side would pass.
+//! half-open: in one that is made up, a SYN of the other side would pass. And until a packet has passed, its side must be the one
+//! that sends in its direction.
 
 use super::GroupPolicy;
 use super::connections::Connections;
@@ -29,7 +30,7 @@ pub struct Arrived {
 
 impl Connections {
     /// Writes the connections of a zone, [`EXPORTED_LEN`](super::EXPORTED_LEN) bytes each, `max` of them at most. What is
-    /// half-open or has ended, what rules do not allow any more, and fragments stay here.
+    /// half-open or ends, what rules do not allow any more, and fragments stay here.
     pub fn export_zone(&self, zone: u32, max: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         let now = self.now();
@@ -63,6 +64,10 @@ impl Connections {
                 continue;
             }
             let entry = Entry {
+                phase: match key.protocol() {
+                    TCP => Phase::Arrived,
+                    _ => Phase::ArrivedOther,
+                },
                 generation: policy.generation,
                 ..entry
             };
@@ -78,19 +83,19 @@ impl Connections {
 impl Phase {
     /// Whether a connection in this phase goes on at another switch.
     fn travels(self) -> bool {
-        let stays = matches!(self, Phase::Closed | Phase::Revoked | Phase::Fragments);
-        !stays && !self.is_half_open()
+        let has_ended = matches!(
+            self,
+            Phase::FinFromOriginator | Phase::FinFromOther | Phase::Closed
+        );
+        let stays = matches!(self, Phase::Revoked | Phase::Fragments);
+        !has_ended && !stays && !self.is_half_open()
     }
 }
 
 /// Whether a connection is one that may come from another switch.
 fn can_arrive((key, entry, _): &(Key, Entry, u32)) -> bool {
     let is_tcp = key.protocol() == TCP;
-    let is_of_others = matches!(entry.phase, Phase::OneWay | Phase::Answered | Phase::TwoWay);
-    entry.phase.travels()
-        && is_tcp != is_of_others
-        && key.is_flow()
-        && (is_tcp || entry.direction == Direction::Out)
+    entry.phase.travels() && key.is_flow() && (is_tcp || entry.direction == Direction::Out)
 }
 
 /// Whether a stateful rule allows the first packet of a connection.

@@ -2,6 +2,7 @@
 
 mod counted;
 
+use std::cell::OnceCell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
@@ -35,6 +36,17 @@ pub(crate) struct Packets {
     denied: u64,
     /// and why.
     reasons: [DropReason; BURST],
+}
+
+/// What is known of a plain packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It has passed, by a stateless rule.
+    Passed,
+    /// It passes if its connection is what it was.
+    Repeated,
+    /// It must be decided on.
+    New,
 }
 
 impl Default for Packets {
@@ -78,23 +90,31 @@ impl Packets {
         key.is_some()
     }
 
-    /// Goes on with a plain packet that was looked for. Returns `false` if it is not equal to one that has passed: then it is
-    /// read, and looked for among the connections.
+    /// Goes on with a plain packet that was looked for. If it is not equal to one that has passed, it is read, and looked for
+    /// among the connections.
     #[inline(always)]
-    fn find(&mut self, frame: &Frame, index: usize, judge: &Judge<'_>) -> bool {
+    fn find(&mut self, frame: &Frame, index: usize, judge: &Judge<'_>) -> Known {
         let place = index % BURST;
         let (key, set) = &self.keys[place];
-        let found = self.recent.find(*set, key, judge.stamp());
-        if let Some(by) = found.filter(|by| judge.is_current(*by)) {
-            judge.prefetch_by(by);
-            self.by[place] = by;
-            return true;
+        match self.recent.find(*set, key, judge.stamp()) {
+            Some(by @ By::Rule(_)) => {
+                // Only with rules that are all stateless: no packet of the burst changes what they decide.
+                judge.passes_by(by);
+                self.by[place] = by;
+                return Known::Passed;
+            }
+            Some(by) if judge.is_current(by) => {
+                judge.prefetch_by(by);
+                self.by[place] = by;
+                return Known::Repeated;
+            }
+            _ => {}
         }
         self.read_plain(frame, place, judge);
         if judge.tracks() {
             judge.prefetch(&self.addresses[place]);
         }
-        false
+        Known::New
     }
 
     /// Reads a plain packet, and where its connection may be.
@@ -218,8 +238,9 @@ pub(crate) fn send(
     let (Some(policy), Some(connections)) = (policy, view.connections.as_deref()) else {
         return;
     };
-    let judge = judge(policy, connections, Direction::Out, worker);
-    let (mut keyed, mut others, mut repeated) = (0, 0, 0);
+    let table = (connections, connections.is_dense());
+    let judge = judge(policy, table, Direction::Out, worker);
+    let (mut keyed, mut others, mut repeated, mut passed) = (0, 0, 0, 0);
     for (index, frame) in burst.frames().iter().enumerate() {
         let bit = 1u64 << (index % BURST);
         if frame.verdict != Verdict::PENDING {
@@ -232,18 +253,22 @@ pub(crate) fn send(
     }
     for (index, frame) in burst.frames().iter().enumerate() {
         let bit = 1u64 << (index % BURST);
-        if keyed & bit != 0 && packets.find(frame, index, &judge) {
-            repeated |= bit;
+        if keyed & bit != 0 {
+            match packets.find(frame, index, &judge) {
+                Known::Passed => passed |= bit,
+                Known::Repeated => repeated |= bit,
+                Known::New => {}
+            }
         }
     }
-    packets.note(keyed, repeated);
+    packets.note(keyed, repeated | passed);
     packets.read_others(burst, others, Direction::Out);
     packets.prefetch_keys(&judge);
     let mut before = None;
-    for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
-        if frame.verdict != Verdict::PENDING {
-            continue;
-        }
+    for index in bits((keyed | others) & !passed) {
+        let Some(frame) = burst.frames_mut().get_mut(index) else {
+            break;
+        };
         let decided = packets.decide(frame, index, &judge, &mut before);
         match (decided, &view.probes) {
             (Ok(()), _) => {}
@@ -267,9 +292,10 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
+/// `is_dense`: see [`Connections::is_dense`]; it matters only for frames that are decided on together.
 fn judge<'v>(
     policy: &'v GroupPolicy,
-    connections: &'v Connections,
+    (connections, is_dense): (&'v Connections, bool),
     direction: Direction,
     worker: usize,
 ) -> Judge<'v> {
@@ -278,6 +304,7 @@ fn judge<'v>(
         connections,
         direction,
         worker,
+        is_dense,
     }
 }
 
@@ -295,17 +322,26 @@ pub(crate) fn receive(
         return;
     };
     let source = view.port(ingress);
+    // Not asked where no receiver has groups.
+    let is_dense = OnceCell::new();
     let judge_of = |number: u16| {
         let policy = view.port(number)?.groups.as_deref()?;
-        Some(judge(policy, connections, Direction::In, worker))
+        let is_dense = *is_dense.get_or_init(|| connections.is_dense());
+        Some(judge(policy, (connections, is_dense), Direction::In, worker))
     };
     let (mut to_judge, mut last) = (0u64, None);
-    let (mut keyed, mut repeated, mut floods) = (0, 0, 0);
+    let (mut keyed, mut repeated, mut passed, mut floods) = (0, 0, 0, 0);
+    // Most frames go to the port of the frame before.
+    let mut without_groups = Verdict::PENDING;
     for (index, frame) in burst.frames().iter().enumerate() {
         let bit = 1u64 << (index % BURST);
+        if frame.verdict == without_groups {
+            continue;
+        }
         match frame.verdict.decision() {
             Decision::Port(number) => {
                 let Some(judge) = judge_of(number) else {
+                    without_groups = frame.verdict;
                     continue;
                 };
                 // What does not arrive for another reason is in no connection of its receiver's.
@@ -322,17 +358,23 @@ pub(crate) fn receive(
             _ => {}
         }
     }
+    if to_judge | floods == 0 {
+        return;
+    }
     for (index, frame) in burst.frames().iter().enumerate() {
         let bit = 1u64 << (index % BURST);
         if keyed & bit != 0
             && let Decision::Port(number) = frame.verdict.decision()
             && let Some(judge) = judge_of(number)
-            && packets.find(frame, index, &judge)
         {
-            repeated |= bit;
+            match packets.find(frame, index, &judge) {
+                Known::Passed => passed |= bit,
+                Known::Repeated => repeated |= bit,
+                Known::New => {}
+            }
         }
     }
-    packets.note(keyed, repeated);
+    packets.note(keyed, repeated | passed);
     packets.read_others(burst, to_judge & !keyed, Direction::In);
     for index in bits(floods) {
         packets.read_copies(burst, index);
@@ -341,10 +383,10 @@ pub(crate) fn receive(
         packets.prefetch_keys(&judge);
     }
     let (mut before, mut receiver) = (None, 0);
-    for (index, frame) in burst.frames().iter().enumerate() {
-        if to_judge >> (index % BURST) & 1 == 0 {
-            continue;
-        }
+    for index in bits(to_judge & !passed) {
+        let Some(frame) = burst.frames().get(index) else {
+            break;
+        };
         let Decision::Port(number) = frame.verdict.decision() else {
             continue;
         };
@@ -371,7 +413,7 @@ pub(crate) fn explain(
     direction: Direction,
 ) -> Option<Judgement> {
     let policy = view.port(port)?.groups.as_deref()?;
-    let judge = judge(policy, view.connections.as_deref()?, direction, 0);
+    let judge = judge(policy, (view.connections.as_deref()?, false), direction, 0);
     Some(judge.explain(&read(burst, 0, direction)))
 }
 
@@ -386,7 +428,7 @@ pub(crate) fn flooded(
     packets: &Packets,
 ) -> Option<DropReason> {
     let (policy, connections) = (port.groups.as_deref()?, view.connections.as_deref()?);
-    let judge = judge(policy, connections, Direction::In, worker);
+    let judge = judge(policy, (connections, false), Direction::In, worker);
     let denied = packets.decide_copy(index, &judge).err();
     counted::copied(index, frame, &judge, packets, denied);
     denied

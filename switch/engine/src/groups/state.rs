@@ -43,9 +43,13 @@ pub enum Phase {
     Revoked,
     /// The first fragment of a datagram has passed.
     Fragments,
+    /// TCP that came from another switch with its guest; established with its next packet.
+    Arrived,
+    /// The same of other protocols.
+    ArrivedOther,
 }
 
-const PHASES: [Phase; 12] = [
+const PHASES: [Phase; 14] = [
     Phase::SynSent,
     Phase::SynReceived,
     Phase::Established,
@@ -58,6 +62,8 @@ const PHASES: [Phase; 12] = [
     Phase::TwoWay,
     Phase::Revoked,
     Phase::Fragments,
+    Phase::Arrived,
+    Phase::ArrivedOther,
 ];
 
 impl Phase {
@@ -75,6 +81,7 @@ impl Phase {
             Phase::TwoWay => "two_way",
             Phase::Revoked => "revoked",
             Phase::Fragments => "fragments",
+            Phase::Arrived | Phase::ArrivedOther => "arrived",
         }
     }
 
@@ -111,6 +118,7 @@ impl Phase {
             Phase::OneWay if !is_original => Phase::Answered,
             Phase::Answered if is_original => Phase::TwoWay,
             Phase::OneWay | Phase::Answered | Phase::TwoWay => self,
+            Phase::ArrivedOther => Phase::TwoWay,
             Phase::Fragments | Phase::Revoked => self,
             _ => self.after_segment(is_original, flags),
         }
@@ -139,6 +147,7 @@ impl Phase {
             Phase::SynSent if !is_original && has(ACK) => Phase::Established,
             Phase::SynReceived if is_original && has(ACK) => Phase::Established,
             Phase::Adopted if !is_original && has(ACK) => Phase::Established,
+            Phase::Arrived => Phase::Established,
             _ => self,
         }
     }
@@ -146,6 +155,11 @@ impl Phase {
     /// Whether only its originator has sent.
     pub(super) fn is_unanswered(self) -> bool {
         self.is_half_open() || matches!(self, Phase::Adopted | Phase::OneWay)
+    }
+
+    /// Whether it came from another switch, and no packet of it has passed here.
+    pub(super) fn is_arrived(self) -> bool {
+        matches!(self, Phase::Arrived | Phase::ArrivedOther)
     }
 
     /// Whether this is a SYN of the side that did not open the connection, after that side has answered: it would open a

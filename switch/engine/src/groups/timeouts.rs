@@ -75,12 +75,13 @@ impl SharedTimeouts {
         match phase {
             Phase::SynSent | Phase::SynReceived if is_full => half_open.min(HALF_OPEN_FULL_S),
             Phase::SynSent | Phase::SynReceived => half_open,
-            Phase::Established => established,
+            Phase::Established | Phase::Arrived => established,
             Phase::FinFromOriginator | Phase::FinFromOther => CLOSING_S.min(established),
             Phase::Closed => CLOSED_S,
             Phase::OneWay | Phase::Answered if is_udp => udp,
-            Phase::TwoWay if is_udp => udp_stream,
-            Phase::Adopted | Phase::OneWay | Phase::Answered | Phase::TwoWay => other,
+            Phase::TwoWay | Phase::ArrivedOther if is_udp => udp_stream,
+            Phase::Adopted | Phase::OneWay | Phase::Answered => other,
+            Phase::TwoWay | Phase::ArrivedOther => other,
             Phase::Revoked => REVOKED_S,
             Phase::Fragments => FRAGMENTS_S,
         }

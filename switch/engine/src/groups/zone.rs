@@ -19,6 +19,8 @@ const FRAGMENTS_PART: u32 = 32;
 
 /// Seconds for which a guest that has arrived from another switch may go on with connections that are not known here.
 pub const ARRIVAL_S: u32 = 30;
+/// Seconds after an arrival in which another one counts for nothing: a front end that connects again and again gains no more.
+const ARRIVAL_AGAIN_S: u32 = 300;
 /// In the note of an arrival: there is one.
 const HAS_ARRIVED: u32 = 1 << 31;
 
@@ -119,22 +121,29 @@ impl Zone {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Notes that the guest has arrived from another switch at `now`, seconds since the table was made.
+    /// Notes that the guest has arrived from another switch at `now`, seconds since the table was made; not again within
+    /// five minutes.
     pub(super) fn note_arrival(&self, now: u32) {
+        if self.arrived_within(ARRIVAL_AGAIN_S, now) {
+            return;
+        }
         let note = HAS_ARRIVED | now & TICK_MASK;
         self.arrival.store(note, Ordering::Relaxed);
     }
 
+    fn arrived_within(&self, seconds: u32, now: u32) -> bool {
+        let note = self.arrival.load(Ordering::Relaxed);
+        note & HAS_ARRIVED != 0 && idle(note & TICK_MASK, now) < seconds
+    }
+
     /// Returns whether the guest has arrived within the last [`ARRIVAL_S`] seconds.
     pub(super) fn has_arrived(&self, now: u32) -> bool {
-        let note = self.arrival.load(Ordering::Relaxed);
-        note & HAS_ARRIVED != 0 && idle(note & TICK_MASK, now) < ARRIVAL_S
+        self.arrived_within(ARRIVAL_S, now)
     }
 
     /// Forgets an arrival that is long ago, before the count of seconds comes again.
     pub fn forget_arrival(&self, seconds: u32) {
-        let note = self.arrival.load(Ordering::Relaxed);
-        if note & HAS_ARRIVED != 0 && !self.has_arrived(seconds & TICK_MASK) {
+        if !self.arrived_within(ARRIVAL_AGAIN_S, seconds & TICK_MASK) {
             // A guest that arrives in this moment loses its note, which costs it at most what it would cost without.
             self.arrival.store(0, Ordering::Relaxed);
         }

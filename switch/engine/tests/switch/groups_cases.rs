@@ -615,3 +615,28 @@ fn a_rule_with_flags_does_not_end_its_connections_when_rules_change() {
     rig.set_rules(vec![any_out()], 2, false);
     assert!(!rig.pass(&segment));
 }
+
+/// A router or a gateway with one port: packets of a connection come in and go out again.
+#[test]
+fn a_guest_that_forwards_through_its_one_port_has_its_connections() {
+    let to_80 = rule(Direction::In, Some(TCP), &[80..=80], None);
+    let mut rig = Rig::new([vec![to_80], vec![any_out()]]);
+    // As the guest sends it on to the far station, or as that sends it to the guest.
+    let at = |packet: &Packet, from: usize, to: usize| {
+        let mut frame = packet.frame(b"payload");
+        frame[..6].copy_from_slice(&host(to as u8));
+        frame[6..12].copy_from_slice(&host(from as u8));
+        frame
+    };
+    let syn = Packet::new(FAR, A, TCP, (1000, 80));
+    let answer = syn.answer();
+    for (packet, from, to) in [
+        (&syn, UPLINK, GUEST),
+        (&syn, GUEST, UPLINK),
+        (&answer, UPLINK, GUEST),
+        (&answer, GUEST, UPLINK),
+    ] {
+        assert_eq!(rig.send(from, &at(packet, from, to)), [to], "{packet:?} from {from}");
+    }
+    assert_eq!(rig.zones[0].connections(), 1);
+}

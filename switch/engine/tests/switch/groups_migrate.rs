@@ -119,7 +119,7 @@ proptest! {
         let attacked = || {
             let rig = new();
             for (packet, [phase, is_low, is_out]) in &packets {
-                arrive(&rig, &forged(packet, [phase % 13, is_low % 2, is_out % 2]));
+                arrive(&rig, &forged(packet, [phase % 15, is_low % 2, is_out % 2]));
             }
             arrive(&rig, &garbage);
             if has_arrived {
@@ -214,9 +214,17 @@ fn for_30_s_a_guest_that_has_arrived_goes_on_by_its_rules() {
     assert!(rig.pass(&from_80));
     sweep(&rig, 130);
     assert!(!rig.pass(&from_80));
-    rig.zones[0].forget_arrival(130);
+    // Not again, until five minutes have passed.
+    sweep(&rig, 399);
+    rig.connections.note_arrival(&rig.zones[0]);
+    assert!(!rig.pass(&from_80));
+    sweep(&rig, 400);
+    rig.connections.note_arrival(&rig.zones[0]);
+    assert!(rig.pass(&from_80));
+    sweep(&rig, 700);
+    rig.zones[0].forget_arrival(700);
     // The count of seconds has 20 bits.
-    sweep(&rig, 100 + (1 << 20));
+    sweep(&rig, 400 + (1 << 20));
     assert!(!rig.pass(&from_80));
     // The client's next segment begins a connection, at any time.
     assert!(rig.pass(&Packet::new(FAR, A, TCP, (1000, 80)).flags(ACK)));

@@ -174,7 +174,7 @@ pub(super) fn received(
     };
     let judge_of = |number: u16| {
         let policy = view.port(number)?.groups.as_deref()?;
-        Some(judge(policy, connections, Direction::In, worker))
+        Some(judge(policy, (connections, false), Direction::In, worker))
     };
     packets.read_repeated(burst, |frame| match frame.verdict.decision() {
         Decision::Port(number) => judge_of(number),
