@@ -1,7 +1,12 @@
 //! The addresses that guests have leased by DHCP, as snooping has heard it.
 //!
-//! A lease counts for the port whose `addresses.mac` has the client's MAC address: a guest cannot make the switch believe that
-//! another's lease is its own. Guests may not answer as servers unless `dhcp_server` allows it, so what servers say is believed.
+//! What a server says is believed only as the answer to what a guest has asked just before: it has the number of that request, and
+//! the MAC address of its client, which is in the `addresses.mac` of the port that asked. And it must be sent to all stations, to
+//! the leased address or, by DHCPv6, to a link-local address: a packet that a router has brought from elsewhere is none of these.
+//! An address that a server gives to a second guest before the lease of the first has ended is no guest's until it has: servers
+//! know clients by identifiers that others can copy.
+//!
+//! Whatever is in doubt is forgotten: requests for the address are then flooded.
 
 mod message;
 
@@ -15,7 +20,7 @@ use crosspoint_engine::bridge::multicast::Place;
 use crosspoint_engine::snapshot::{PortSnapshot, Snapshot};
 use crosspoint_model::status::LeaseStatus;
 use crosspoint_packet::Mac;
-use message::Change;
+use message::Said;
 
 use super::{Dataplane, State};
 
@@ -24,8 +29,14 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// Most leases of a guest, and of the switch.
 const LEASES_OF_PORT_MAX: usize = 256;
 const LEASES_MAX: usize = 65_536;
-/// The longest lease that is believed; an endless one is renewed in this time.
+/// How long a lease is believed that is not renewed.
 const LEASE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a request waits for its answer, and most that wait: of a guest, and of the switch.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
+const REQUESTS_OF_PORT_MAX: usize = 32;
+const REQUESTS_MAX: usize = 16_384;
+/// Shortest time between two lines of the log about messages that were not read.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// A leased address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +44,12 @@ struct Lease {
     port: u16,
     mac: Mac,
     until: Instant,
+    /// Whether another guest has got it too.
+    is_disputed: bool,
 }
+
+/// A request: where it was made, its number, and its client.
+type Request = (Place, u32, Mac);
 
 /// What snooping knows.
 #[derive(Default)]
@@ -42,9 +58,13 @@ pub(super) struct Leases {
     leases: BTreeMap<(Place, IpAddr), Lease>,
     /// How many each port has.
     counts: HashMap<u16, usize>,
+    /// Requests without an answer: the port, and until when they wait.
+    requests: HashMap<Request, (u16, Instant)>,
     has_changed: bool,
     /// When leases that have ended were looked for.
     looked_at: Option<Instant>,
+    /// When the log had a line about messages that were not read, and their number.
+    logged: Option<(Instant, u64)>,
     published: Arc<HashMap<(Place, IpAddr), u16>>,
 }
 
@@ -59,17 +79,42 @@ impl Leases {
 
     /// Takes a message.
     fn note(&mut self, message: &DhcpMessage, view: &Snapshot, now: Instant) {
-        for change in message::read(message) {
-            match change {
-                Change::Leased { address, mac, time } => {
-                    if let Some(port) = owner(view, message.place, mac) {
-                        let until = now + time.min(LEASE_MAX);
-                        let lease = Lease { port, mac, until };
-                        self.put((message.place, address), lease);
+        let place = message.place;
+        for said in message::read(message) {
+            match said {
+                Said::Asked { number, mac } => {
+                    let port = view.port(message.port);
+                    if port.is_some_and(|port| is_at(port, place, mac)) {
+                        self.ask((place, number, mac), message.port, now);
                     }
                 }
-                Change::Ended { address } => {
-                    let key = (message.place, address);
+                Said::Leased {
+                    number,
+                    address,
+                    mac,
+                    time,
+                } => {
+                    let asked = self.requests.get(&(place, number, mac)).copied();
+                    match asked.filter(|(_, until)| *until > now) {
+                        Some((port, _)) => {
+                            let until = now + time.min(LEASE_MAX);
+                            let lease = Lease {
+                                port,
+                                mac,
+                                until,
+                                is_disputed: false,
+                            };
+                            self.lease((place, address), lease, now);
+                        }
+                        // It is a station's behind an uplink now, or a repeated answer.
+                        None => self.remove_unless(&(place, address), mac),
+                    }
+                }
+                Said::Refused { mac } => self.retain(|at, address, lease| {
+                    at != place || lease.mac != mac || address.is_ipv6()
+                }),
+                Said::Ended { address } => {
+                    let key = (place, address);
                     let is_its = |lease: &Lease| message.is_of_server || lease.port == message.port;
                     if self.leases.get(&key).is_some_and(is_its) {
                         self.remove(&key);
@@ -79,23 +124,47 @@ impl Leases {
         }
     }
 
-    fn put(&mut self, key: (Place, IpAddr), lease: Lease) {
-        if let Some(known) = self
-            .leases
-            .get_mut(&key)
-            .filter(|known| known.port == lease.port)
-        {
-            *known = lease;
-            return;
+    fn ask(&mut self, request: Request, port: u16, now: Instant) {
+        let of_port = self.requests.values().filter(|(of, _)| *of == port);
+        let is_known = self.requests.contains_key(&request);
+        let has_room = self.requests.len() < REQUESTS_MAX && of_port.count() < REQUESTS_OF_PORT_MAX;
+        if is_known || has_room {
+            self.requests.insert(request, (port, now + REQUEST_TIME));
         }
-        let count = self.counts.get(&lease.port).copied().unwrap_or(0);
-        if count >= LEASES_OF_PORT_MAX || self.leases.len() >= LEASES_MAX {
+    }
+
+    /// Takes an answer to a request.
+    fn lease(&mut self, key: (Place, IpAddr), lease: Lease, now: Instant) {
+        let (place, address) = key;
+        if address.is_ipv4() {
+            // The client has one address there.
+            self.retain(|at, other, known| {
+                at != place || known.mac != lease.mac || other == address || other.is_ipv6()
+            });
+        }
+        if let Some(known) = self.leases.get_mut(&key).filter(|known| known.until > now) {
+            if known.port == lease.port && known.mac == lease.mac && !known.is_disputed {
+                *known = lease;
+                return;
+            }
+            known.until = known.until.max(lease.until);
+            self.has_changed |= !std::mem::replace(&mut known.is_disputed, true);
             return;
         }
         self.remove(&key);
-        *self.counts.entry(lease.port).or_default() += 1;
-        self.leases.insert(key, lease);
-        self.has_changed = true;
+        let count = self.counts.get(&lease.port).copied().unwrap_or(0);
+        if count < LEASES_OF_PORT_MAX && self.leases.len() < LEASES_MAX {
+            *self.counts.entry(lease.port).or_default() += 1;
+            self.leases.insert(key, lease);
+            self.has_changed = true;
+        }
+    }
+
+    /// Forgets a lease of another station than this.
+    fn remove_unless(&mut self, key: &(Place, IpAddr), mac: Mac) {
+        if self.leases.get(key).is_some_and(|lease| lease.mac != mac) {
+            self.remove(key);
+        }
     }
 
     fn remove(&mut self, key: &(Place, IpAddr)) {
@@ -109,36 +178,66 @@ impl Leases {
     }
 
     /// Forgets the leases that `stays` does not name.
-    fn retain(&mut self, stays: impl Fn(Place, &Lease) -> bool) {
+    fn retain(&mut self, stays: impl Fn(Place, IpAddr, &Lease) -> bool) {
         let gone = self.leases.iter();
-        let gone = gone.filter(|((place, _), lease)| !stays(*place, lease));
+        let gone = gone.filter(|((place, address), lease)| !stays(*place, *address, lease));
         let gone: Vec<(Place, IpAddr)> = gone.map(|(key, _)| *key).collect();
         gone.iter().for_each(|key| self.remove(key));
     }
 
+    /// Forgets what has ended, and what the ports of now do not allow.
+    fn expire(&mut self, view: &Snapshot, now: Instant) {
+        self.requests.retain(|_, (_, until)| *until > now);
+        self.retain(|place, _, lease| {
+            let port = view.port(lease.port);
+            let is_there =
+                |port: &PortSnapshot| port.is_attached() && is_at(port, place, lease.mac);
+            lease.until > now && port.is_some_and(is_there)
+        });
+    }
+
     /// Forgets the leases of a port, also for workers: its number may soon be another's.
     pub(super) fn forget_port(&mut self, number: u16) {
-        self.retain(|_, lease| lease.port != number);
+        self.requests.retain(|_, (port, _)| *port != number);
+        self.retain(|_, _, lease| lease.port != number);
         self.compile();
     }
 
     /// Forgets the leases in a bridge.
     pub(super) fn forget_bridge(&mut self, number: u8) {
-        self.retain(|(bridge, _), _| bridge != number);
+        self.requests
+            .retain(|((bridge, _), _, _), _| *bridge != number);
+        self.retain(|(bridge, _), _, _| bridge != number);
         self.compile();
     }
 
     fn compile(&mut self) {
         if std::mem::take(&mut self.has_changed) {
-            let ports = self.leases.iter().map(|(key, lease)| (*key, lease.port));
+            let leases = self.leases.iter();
+            let ports = leases.filter(|(_, lease)| !lease.is_disputed);
+            let ports = ports.map(|(key, lease)| (*key, lease.port));
             self.published = Arc::new(ports.collect());
+        }
+    }
+
+    /// Says in the log that messages were not read.
+    fn report_missed(&mut self, missed: u64, now: Instant) {
+        let is_due = |(at, known): &(Instant, u64)| {
+            missed > *known && now.saturating_duration_since(*at) >= LOG_AGAIN
+        };
+        if missed > 0 && self.logged.as_ref().is_none_or(is_due) {
+            tracing::warn!(
+                "{missed} messages of DHCP were not read since the switch noted leases: more came than it reads"
+            );
+            self.logged = Some((now, missed));
         }
     }
 
     /// The leases of each port.
     pub(super) fn of_ports(&self, now: Instant) -> HashMap<u16, Vec<LeaseStatus>> {
         let mut all: HashMap<u16, Vec<LeaseStatus>> = HashMap::new();
-        for (((_, vlan), address), lease) in &self.leases {
+        let leases = self.leases.iter();
+        for (((_, vlan), address), lease) in leases.filter(|(_, lease)| !lease.is_disputed) {
             all.entry(lease.port).or_default().push(LeaseStatus {
                 address: address.to_string(),
                 mac: lease.mac.to_string(),
@@ -153,18 +252,8 @@ impl Leases {
 /// Whether a station with this address may be behind the port, by its `addresses`, and in this place.
 fn is_at(port: &PortSnapshot, (bridge, vlan): Place, mac: Mac) -> bool {
     let sources = port.sources.as_ref();
-    let has_mac = sources.is_some_and(|sources| sources.addresses().contains(&mac));
+    let has_mac = sources.is_some_and(|sources| sources.addresses().binary_search(&mac).is_ok());
     has_mac && port.bridge == bridge && port.vlan.carries(vlan)
-}
-
-/// The port to which a station's address is bound.
-fn owner(view: &Snapshot, place: Place, mac: Mac) -> Option<u16> {
-    let numbered = (0u16..).zip(&view.ports);
-    let is_owner =
-        |port: &Option<PortSnapshot>| port.as_ref().is_some_and(|port| is_at(port, place, mac));
-    let mut owners = numbered.filter(|(_, port)| is_owner(port));
-    let (owner, other) = (owners.next()?, owners.next());
-    other.is_none().then_some(owner.0)
 }
 
 impl Dataplane {
@@ -196,10 +285,8 @@ impl Dataplane {
             return;
         }
         leases.looked_at = Some(now);
-        leases.retain(|place, lease| {
-            let port = view.port(lease.port);
-            lease.until > now && port.is_some_and(|port| is_at(port, place, lease.mac))
-        });
+        leases.expire(view, now);
+        leases.report_missed(messages.missed(), now);
         if leases.has_changed {
             leases.compile();
             drop(self.publish(state, Vec::new()));
@@ -208,41 +295,4 @@ impl Dataplane {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLACE: Place = (0, 7);
-
-    fn lease(port: u16, now: Instant) -> Lease {
-        Lease {
-            port,
-            mac: Mac::new([2, 0, 0, 0, 0, port as u8]),
-            until: now + Duration::from_secs(60),
-        }
-    }
-
-    fn key(number: u32) -> (Place, IpAddr) {
-        (PLACE, IpAddr::from((0x0a00_0000 + number).to_be_bytes()))
-    }
-
-    #[test]
-    fn an_address_has_one_port_and_a_port_a_limit() {
-        let (mut leases, now) = (Leases::default(), Instant::now());
-        for number in 0..300 {
-            leases.put(key(number), lease(1, now));
-        }
-        assert_eq!(leases.leases.len(), LEASES_OF_PORT_MAX);
-        // The server gives it to another guest, and so there is room again.
-        leases.put(key(0), lease(2, now));
-        leases.put(key(299), lease(1, now));
-        leases.compile();
-        assert_eq!(leases.published.get(&key(0)), Some(&2));
-        assert_eq!(leases.published.get(&key(299)), Some(&1));
-        assert_eq!(leases.published.get(&key(298)), None);
-        // To workers too, at once: another port may get the number.
-        leases.forget_port(1);
-        assert_eq!((leases.published.len(), leases.counts[&1]), (1, 0));
-        leases.forget_bridge(PLACE.0);
-        assert!(leases.published.is_empty() && leases.leases.is_empty());
-    }
-}
+mod tests;

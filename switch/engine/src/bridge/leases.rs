@@ -21,8 +21,14 @@ use crate::MAX_PORTS;
 pub const MESSAGE_LEN_MAX: usize = 1024;
 /// Most messages that wait for the control thread. Further ones are counted, and lost: a client renews its lease.
 pub const MESSAGES_MAX: usize = 256;
-/// Most of them from one guest until the control thread looks, so that one leaves room for others.
+/// Most of them from one guest, and from one port with servers behind it, until the control thread looks: so one leaves room
+/// for others.
 pub const MESSAGES_OF_PORT_MAX: u16 = 8;
+/// See [`MESSAGES_OF_PORT_MAX`].
+pub const MESSAGES_OF_SERVERS_MAX: u16 = 64;
+
+/// Bytes of a frame that are read: headers, with tags and extension headers, and the message.
+const BYTES_MAX: usize = 128 + MESSAGE_LEN_MAX;
 
 const UDP: u8 = 17;
 const UDP_LEN: usize = 8;
@@ -45,6 +51,8 @@ pub struct DhcpMessage {
     pub source: Mac,
     /// See `source`.
     pub destination: Mac,
+    /// The destination of its packet.
+    pub to: IpAddr,
     len: usize,
     bytes: [u8; MESSAGE_LEN_MAX],
 }
@@ -57,6 +65,7 @@ impl DhcpMessage {
         place: Place,
         (is_of_server, is_v6): (bool, bool),
         [source, destination]: [Mac; 2],
+        to: IpAddr,
         payload: &[u8],
     ) -> DhcpMessage {
         let len = payload.len().min(MESSAGE_LEN_MAX);
@@ -67,6 +76,7 @@ impl DhcpMessage {
             is_v6,
             source,
             destination,
+            to,
             len,
             bytes: [0; MESSAGE_LEN_MAX],
         };
@@ -85,7 +95,7 @@ impl DhcpMessage {
 /// Messages on their way to the control thread.
 pub struct DhcpMessages {
     queue: ArrayQueue<DhcpMessage>,
-    /// By port: how many clients' messages wait.
+    /// By port: how many wait.
     waiting: Box<[AtomicU16]>,
     missed: AtomicU64,
 }
@@ -101,20 +111,22 @@ impl Default for DhcpMessages {
 }
 
 impl DhcpMessages {
-    /// Whether a message of this port may wait. Servers are not limited: an uplink has those of all guests.
+    /// Whether a message of this port may wait.
     fn has_room(&self, port: u16, is_of_server: bool) -> bool {
+        let max = match is_of_server {
+            true => MESSAGES_OF_SERVERS_MAX,
+            false => MESSAGES_OF_PORT_MAX,
+        };
         let waiting = self.waiting.get(usize::from(port));
         // Two workers may both pass this and exceed the limit by one.
-        let has_room = |waiting: &AtomicU16| waiting.load(Ordering::Relaxed) < MESSAGES_OF_PORT_MAX;
-        waiting.is_some_and(|waiting| is_of_server || has_room(waiting))
+        waiting.is_some_and(|waiting| waiting.load(Ordering::Relaxed) < max)
     }
 
     fn push(&self, message: DhcpMessage) {
         let port = usize::from(message.port);
-        let is_counted = !message.is_of_server;
         if self.queue.push(message).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
-        } else if let (true, Some(waiting)) = (is_counted, self.waiting.get(port)) {
+        } else if let Some(waiting) = self.waiting.get(port) {
             waiting.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -156,12 +168,17 @@ impl Leases {
     pub(crate) fn listen(&self, burst: &Burst, ingress: u16, is_server: bool) {
         for frame in burst.frames() {
             let is_dropped = matches!(frame.verdict.decision(), Decision::Drop(_));
-            if is_dropped || !may_be_dhcp(frame) {
+            // What is behind a further tag is another network's.
+            if is_dropped || frame.stacked || !may_be_dhcp(frame) {
                 continue;
             }
-            let Some((is_of_server, is_v6, at)) = message_at(frame.headers()) else {
+            let mut bytes = [0; BYTES_MAX];
+            let len = burst.read_beginning(frame, &mut bytes);
+            let bytes = bytes.get(..len).unwrap_or(&[]);
+            let Some(datagram) = datagram_in(bytes) else {
                 continue;
             };
+            let is_of_server = datagram.is_of_server;
             if is_of_server != is_server {
                 continue;
             }
@@ -169,12 +186,11 @@ impl Leases {
                 self.messages.missed.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            let mut bytes = [0; 64 + MESSAGE_LEN_MAX + 64];
-            let len = burst.read_beginning(frame, &mut bytes);
-            let payload = bytes.get(at..len).unwrap_or(&[]);
             let place = (frame.bridge, frame.vlan);
-            let kind = (is_of_server, is_v6);
-            let message = DhcpMessage::new(ingress, place, kind, [frame.src, frame.dst], payload);
+            let payload = bytes.get(datagram.at..).unwrap_or(&[]);
+            let kind = (is_of_server, datagram.to.is_ipv6());
+            let macs = [frame.src, frame.dst];
+            let message = DhcpMessage::new(ingress, place, kind, macs, datagram.to, payload);
             self.messages.push(message);
         }
     }
@@ -196,13 +212,22 @@ fn may_be_dhcp(frame: &Frame) -> bool {
     }
 }
 
-/// Whether a frame with this beginning is of a server, whether it is DHCPv6, and where the message begins.
-fn message_at(bytes: &[u8]) -> Option<(bool, bool, usize)> {
+/// A message in a frame.
+struct Datagram {
+    is_of_server: bool,
+    to: IpAddr,
+    /// Where it begins.
+    at: usize,
+}
+
+/// The message in a frame that begins so.
+fn datagram_in(bytes: &[u8]) -> Option<Datagram> {
     let headers = Headers::parse(bytes);
     let is_udp = headers.stop == Stop::Layer4 && headers.protocol == UDP;
-    let ports = match headers.ip_version {
-        4 => V4_PORTS,
-        6 => V6_PORTS,
+    let ip = bytes.get(headers.network..)?;
+    let (ports, to) = match headers.ip_version {
+        4 => (V4_PORTS, IpAddr::from(*ip.get(16..)?.first_chunk::<4>()?)),
+        6 => (V6_PORTS, IpAddr::from(*ip.get(24..)?.first_chunk::<16>()?)),
         _ => return None,
     };
     if !is_udp || headers.fragment != Fragment::No {
@@ -212,16 +237,12 @@ fn message_at(bytes: &[u8]) -> Option<(bool, bool, usize)> {
         let bytes = bytes.get(headers.offset + at..)?.first_chunk()?;
         Some(u16::from_be_bytes(*bytes))
     };
-    let (from, to) = (port(0)?, port(2)?);
-    let is_of_server = match [from, to] {
-        pair if pair == ports => true,
-        pair if pair == [ports[1], ports[0]] => false,
-        // A relay asks a server (RFC 2131, 4.1).
-        _ => return None,
-    };
-    Some((
+    let pair = [port(0)?, port(2)?];
+    // A relay asks a server from the server's port (RFC 2131, 4.1).
+    let is_of_server = pair == ports;
+    (is_of_server || pair == [ports[1], ports[0]]).then_some(Datagram {
         is_of_server,
-        headers.ip_version == 6,
-        headers.offset + UDP_LEN,
-    ))
+        to,
+        at: headers.offset + UDP_LEN,
+    })
 }

@@ -40,7 +40,7 @@ pub(crate) fn suppress(burst: &mut Burst, ingress: u16, view: &Snapshot) -> u64 
         if frame.verdict != Verdict::FLOOD || !may_ask {
             continue;
         }
-        let at = (frame.bridge, frame.vlan);
+        let at = (frame.bridge, frame.vlan, frame.stacked);
         let len = burst.read_beginning(frame, &mut bytes);
         let owner = bytes
             .get(..len)
@@ -84,7 +84,7 @@ fn address<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 /// if a frame from `ingress` reaches what is attached to it.
 fn bound_port(
     address: IpAddr,
-    (bridge, vlan): (u8, u16),
+    (bridge, vlan, is_behind_tag): (u8, u16, bool),
     ingress: u16,
     view: &Snapshot,
 ) -> Option<u16> {
@@ -99,8 +99,10 @@ fn bound_port(
         _ => return None,
     };
     let leased = || {
+        // What is behind a further tag is another network's.
         let leases = view.leases.as_ref()?;
-        leases.port_of((bridge, vlan), address).filter(carries)
+        let owner = leases.port_of((bridge, vlan), address);
+        owner.filter(|owner| !is_behind_tag && carries(owner))
     };
     let owner = owner.or_else(leased)?;
     let (from, port) = (view.port(ingress)?, view.port(owner)?);

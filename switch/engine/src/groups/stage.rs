@@ -327,7 +327,12 @@ pub(crate) fn receive(
     let judge_of = |number: u16| {
         let policy = view.port(number)?.groups.as_deref()?;
         let is_dense = *is_dense.get_or_init(|| connections.is_dense());
-        Some(judge(policy, (connections, is_dense), Direction::In, worker))
+        Some(judge(
+            policy,
+            (connections, is_dense),
+            Direction::In,
+            worker,
+        ))
     };
     let (mut to_judge, mut last) = (0u64, None);
     let (mut keyed, mut repeated, mut passed, mut floods) = (0, 0, 0, 0);

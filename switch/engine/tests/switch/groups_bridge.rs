@@ -138,12 +138,14 @@ fn conditions(rule: &Rule) -> Vec<String> {
         let macs: Vec<String> = link.macs.iter().map(Mac::to_string).collect();
         all += &format!(" ether {side} {{ {} }}", macs.join(", "));
     }
-    let is_in = |vlan: u16| link.vlans.is_empty() || link.vlans.iter().any(|all| all.contains(&vlan));
+    let is_in =
+        |vlan: u16| link.vlans.is_empty() || link.vlans.iter().any(|all| all.contains(&vlan));
     let kind = link.ethertype.unwrap_or(0x0800);
     let udp = match link.ethertype {
         None if !rule.ports.is_empty() => {
             let ports = rule.ports.iter().cloned().flatten();
-            let ports: std::collections::BTreeSet<String> = ports.map(|port| port.to_string()).collect();
+            let ports: std::collections::BTreeSet<String> =
+                ports.map(|port| port.to_string()).collect();
             let ports: Vec<String> = ports.into_iter().collect();
             format!(" udp dport {{ {} }}", ports.join(", "))
         }
@@ -162,28 +164,42 @@ fn conditions(rule: &Rule) -> Vec<String> {
 fn any_link_rule() -> impl Strategy<Value = Rule> {
     let stations = OTHERS.to_vec();
     let macs = prop::collection::vec(prop::sample::select(stations), 0..3);
-    let vlans = prop::sample::select(vec![vec![], vec![0..=0], vec![5..=7], vec![0..=9], vec![9..=9]]);
+    let vlans = prop::sample::select(vec![
+        vec![],
+        vec![0..=0],
+        vec![5..=7],
+        vec![0..=9],
+        vec![9..=9],
+    ]);
     let ethertype = prop::option::of(prop::sample::select(TYPES.to_vec()));
-    let ports = prop::collection::vec((1u16..6, 0u16..3).prop_map(|(first, more)| first..=first + more), 0..2);
-    (any::<bool>(), macs, vlans, ethertype, ports).prop_map(|(is_in, macs, vlans, ethertype, ports)| {
-        let direction = if is_in { Direction::In } else { Direction::Out };
-        let macs: Vec<Mac> = macs.into_iter().map(|station| Mac::new(host(station))).collect();
-        // A rule for a type has no part that is of IP.
-        let (protocol, ports) = match ethertype {
-            Some(_) => (None, Vec::new()),
-            None => (Some(UDP), ports),
-        };
-        Rule {
-            link: LinkParts {
-                macs: macs.into(),
-                vlans: vlans.into(),
-                tcp_flags: None,
-                ethertype,
-            },
-            stateful: false,
-            ..rule(direction, protocol, &ports, None)
-        }
-    })
+    let ports = prop::collection::vec(
+        (1u16..6, 0u16..3).prop_map(|(first, more)| first..=first + more),
+        0..2,
+    );
+    (any::<bool>(), macs, vlans, ethertype, ports).prop_map(
+        |(is_in, macs, vlans, ethertype, ports)| {
+            let direction = if is_in { Direction::In } else { Direction::Out };
+            let macs: Vec<Mac> = macs
+                .into_iter()
+                .map(|station| Mac::new(host(station)))
+                .collect();
+            // A rule for a type has no part that is of IP.
+            let (protocol, ports) = match ethertype {
+                Some(_) => (None, Vec::new()),
+                None => (Some(UDP), ports),
+            };
+            Rule {
+                link: LinkParts {
+                    macs: macs.into(),
+                    vlans: vlans.into(),
+                    tcp_flags: None,
+                    ethertype,
+                },
+                stateful: false,
+                ..rule(direction, protocol, &ports, None)
+            }
+        },
+    )
 }
 
 fn any_frame() -> impl Strategy<Value = Sent> {

@@ -636,7 +636,11 @@ fn a_guest_that_forwards_through_its_one_port_has_its_connections() {
         (&answer, UPLINK, GUEST),
         (&answer, GUEST, UPLINK),
     ] {
-        assert_eq!(rig.send(from, &at(packet, from, to)), [to], "{packet:?} from {from}");
+        assert_eq!(
+            rig.send(from, &at(packet, from, to)),
+            [to],
+            "{packet:?} from {from}"
+        );
     }
     assert_eq!(rig.zones[0].connections(), 1);
 }

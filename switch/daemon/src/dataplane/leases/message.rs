@@ -1,13 +1,24 @@
 //! What a message of DHCP (RFC 2131) or DHCPv6 (RFC 8415) says of leases.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crosspoint_engine::bridge::leases::DhcpMessage;
 use crosspoint_packet::Mac;
-use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr};
+use smoltcp::wire::{DhcpOpCode, DhcpPacket};
 
-/// Kinds of DHCPv6 messages (RFC 8415, 7.3).
+/// Options of DHCP (RFC 2132, 9), and kinds of messages.
+const REQUESTED_ADDRESS: u8 = 50;
+const LEASE_TIME: u8 = 51;
+const KIND: u8 = 53;
+const DISCOVER: u8 = 1;
+const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
+const ACK: u8 = 5;
+const NAK: u8 = 6;
+const RELEASE: u8 = 7;
+/// Kinds of DHCPv6 messages (RFC 8415, 7.3): those of a client that asks for addresses, and
+const V6_ASKING: [u8; 4] = [1, 3, 5, 6];
 const V6_REPLY: u8 = 7;
 const V6_RELEASE: u8 = 8;
 const V6_DECLINE: u8 = 9;
@@ -22,78 +33,117 @@ const V6_IA_ADDRESS_LEN: usize = 24;
 /// Most addresses of one message.
 const ADDRESSES_MAX: usize = 16;
 
-/// What a message changes.
+/// What a message says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Change {
-    /// The station with this MAC address has the address, for a time.
+pub(super) enum Said {
+    /// The station with this MAC address asks for an address, by a request of this number.
+    Asked { number: u32, mac: Mac },
+    /// A server answers request `number` of the station with this MAC address: it has the address, for a time.
     Leased {
+        number: u32,
         address: IpAddr,
         mac: Mac,
         time: Duration,
     },
+    /// A server refuses the station with this MAC address its IPv4 address.
+    Refused { mac: Mac },
     /// No station has the address any more.
     Ended { address: IpAddr },
 }
 
-/// Reads a message. What is no message of DHCP changes nothing.
-pub(super) fn read(message: &DhcpMessage) -> Vec<Change> {
-    match message.is_v6 {
-        false => read_v4(message).into_iter().collect(),
-        true => read_v6(message),
+/// Reads a message. What is no message of DHCP says nothing.
+pub(super) fn read(message: &DhcpMessage) -> Vec<Said> {
+    match message.to {
+        IpAddr::V4(to) => read_v4(message, to).into_iter().collect(),
+        IpAddr::V6(to) => read_v6(message, to),
     }
 }
 
-fn read_v4(message: &DhcpMessage) -> Option<Change> {
+fn read_v4(message: &DhcpMessage, to: Ipv4Addr) -> Option<Said> {
     let packet = DhcpPacket::new_checked(message.payload()).ok()?;
-    let dhcp = DhcpRepr::parse(&packet).ok()?;
-    let seconds = |time: u32| Duration::from_secs(time.into());
-    match (message.is_of_server, dhcp.message_type) {
-        // An answer to INFORM leases nothing, and has no time.
-        (true, DhcpMessageType::Ack) if !dhcp.your_ip.is_unspecified() => Some(Change::Leased {
-            address: dhcp.your_ip.into(),
-            mac: Mac::new(dhcp.client_hardware_address.0),
-            time: seconds(dhcp.lease_duration?),
-        }),
-        (false, DhcpMessageType::Release) => Some(Change::Ended {
-            address: dhcp.client_ip.into(),
+    let is_of_server = packet.opcode() == DhcpOpCode::Reply;
+    if is_of_server != message.is_of_server {
+        return None;
+    }
+    // Of repeated options the first counts; the payload may be cut off behind it.
+    let option = |kind: u8| {
+        let mut options = packet.options();
+        options
+            .find(|option| option.kind == kind)
+            .map(|option| option.data)
+    };
+    let word = |kind: u8| option(kind)?.first_chunk::<4>().copied();
+    let (number, mac) = (
+        packet.transaction_id(),
+        Mac::new(packet.client_hardware_address().0),
+    );
+    match *option(KIND)?.first()? {
+        // What a client sends has its own address; a relay's has not.
+        DISCOVER | REQUEST if message.source == mac => Some(Said::Asked { number, mac }),
+        ACK => {
+            let address = packet.your_ip();
+            // Sent to all stations, or to that address at the client: a router brings neither from elsewhere. An answer to
+            // INFORM leases nothing, and has no time.
+            let is_for_it = to.is_broadcast() || to == address && message.destination == mac;
+            let is_station = !address.is_unspecified() && !address.is_multicast();
+            (is_for_it && is_station).then_some(Said::Leased {
+                number,
+                address: address.into(),
+                mac,
+                time: Duration::from_secs(u32::from_be_bytes(word(LEASE_TIME)?).into()),
+            })
+        }
+        NAK => Some(Said::Refused { mac }),
+        RELEASE => Some(Said::Ended {
+            address: packet.client_ip().into(),
         }),
         // The client has found that another station uses it.
-        (false, DhcpMessageType::Decline) => Some(Change::Ended {
-            address: dhcp.requested_ip?.into(),
+        DECLINE => Some(Said::Ended {
+            address: Ipv4Addr::from(word(REQUESTED_ADDRESS)?).into(),
         }),
         _ => None,
     }
 }
 
-fn read_v6(message: &DhcpMessage) -> Vec<Change> {
+fn read_v6(message: &DhcpMessage, to: Ipv6Addr) -> Vec<Said> {
     let payload = message.payload();
-    let has_ended = match (message.is_of_server, payload.first()) {
-        (true, Some(&V6_REPLY)) => false,
-        (false, Some(&(V6_RELEASE | V6_DECLINE))) => true,
+    let Some(&[kind, a, b, c]) = payload.first_chunk::<V6_HEAD_LEN>() else {
+        return Vec::new();
+    };
+    let number = u32::from_be_bytes([0, a, b, c]);
+    let mac = message.source;
+    let has_ended = match (message.is_of_server, kind) {
+        (false, kind) if V6_ASKING.contains(&kind) => return vec![Said::Asked { number, mac }],
+        // A server or its relay answers to a link-local address, which no router passes on.
+        (true, V6_REPLY) if to.is_unicast_link_local() => false,
+        (false, V6_RELEASE | V6_DECLINE) => true,
         _ => return Vec::new(),
     };
     let all = options(payload.get(V6_HEAD_LEN..).unwrap_or(&[]));
     let interfaces = all.filter(|(kind, _)| *kind == V6_IA_NA);
     let own = interfaces.flat_map(|(_, body)| options(body.get(V6_IA_NA_LEN..).unwrap_or(&[])));
     let addresses = own.filter(|(kind, _)| *kind == V6_IA_ADDRESS);
-    let changes = addresses.filter_map(|(_, body)| {
+    let said = addresses.filter_map(|(_, body)| {
         let (address, times) = body.get(..V6_IA_ADDRESS_LEN)?.split_first_chunk::<16>()?;
-        let address = IpAddr::V6(Ipv6Addr::from(*address));
+        let ip = Ipv6Addr::from(*address);
+        let address = IpAddr::V6(ip);
         let [.., a, b, c, d] = *times else {
             return None;
         };
         let valid = u32::from_be_bytes([a, b, c, d]);
-        Some(match has_ended || valid == 0 {
-            true => Change::Ended { address },
+        let is_station = !ip.is_unicast_link_local() && !ip.is_multicast() && !ip.is_unspecified();
+        match has_ended || valid == 0 {
+            true => Some(Said::Ended { address }),
             // A client is known to the server by an identifier of its own; the answer goes to its MAC address.
-            false => Change::Leased {
+            false => is_station.then_some(Said::Leased {
+                number,
                 address,
                 mac: message.destination,
                 time: Duration::from_secs(valid.into()),
-            },
-        })
+            }),
+        }
     });
-    changes.take(ADDRESSES_MAX).collect()
+    said.take(ADDRESSES_MAX).collect()
 }
 
 /// The options of DHCPv6 in these bytes: their numbers and bodies. Ends where one is cut off.
@@ -108,26 +158,37 @@ fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     const CLIENT: [u8; 6] = [0x52, 0x54, 0, 9, 0, 1];
     const LEASED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+    const NUMBER: u32 = 0x0102_0304;
+    const NEAR: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-    fn message(is_of_server: bool, is_v6: bool, payload: &[u8]) -> DhcpMessage {
-        let place = (0, 0);
-        let macs = [Mac::new([2, 0, 0, 0, 0, 1]), Mac::new(CLIENT)];
-        DhcpMessage::new(1, place, (is_of_server, is_v6), macs, payload)
+    fn message(is_of_server: bool, to: impl Into<IpAddr>, payload: &[u8]) -> DhcpMessage {
+        let (to, server, client) = (to.into(), Mac::new([2, 0, 0, 0, 0, 1]), Mac::new(CLIENT));
+        let macs = if is_of_server {
+            [server, client]
+        } else {
+            [client, server]
+        };
+        DhcpMessage::new(1, (0, 0), (is_of_server, to.is_ipv6()), macs, to, payload)
     }
 
     /// A message of DHCP by its fields (RFC 2131, 2; RFC 2132).
-    fn v4(kind: u8, client: [u8; 4], yours: [u8; 4], options: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn v4(
+        kind: u8,
+        mac: [u8; 6],
+        client: [u8; 4],
+        yours: [u8; 4],
+        options: &[u8],
+    ) -> Vec<u8> {
+        let is_of_server = matches!(kind, 2 | 5 | 6);
         let mut bytes = vec![
-            if kind == 5 { 2 } else { 1 },
+            if is_of_server { 2 } else { 1 },
             1,
             6,
             0,
@@ -143,7 +204,7 @@ mod tests {
         bytes.extend(client);
         bytes.extend(yours);
         bytes.extend([0; 8]);
-        bytes.extend(CLIENT);
+        bytes.extend(mac);
         bytes.resize(236, 0);
         bytes.extend([0x63, 0x82, 0x53, 0x63, 53, 1, kind]);
         bytes.extend(options);
@@ -152,30 +213,64 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_leases_and_a_release_ends_it() {
+    fn what_clients_and_servers_say_by_dhcp() {
         let time = [51, 4, 0, 0, 14, 16];
-        let ack = v4(5, [0; 4], LEASED.octets(), &time);
-        let leased = Change::Leased {
+        let of = |kind, client, yours, options: &[u8]| v4(kind, CLIENT, client, yours, options);
+        let ack = of(5, [0; 4], LEASED.octets(), &time);
+        let leased = Said::Leased {
+            number: NUMBER,
             address: LEASED.into(),
             mac: Mac::new(CLIENT),
             time: Duration::from_secs(3600),
         };
-        assert_eq!(read(&message(true, false, &ack)), [leased]);
-        let ended = Change::Ended {
+        assert_eq!(read(&message(true, Ipv4Addr::BROADCAST, &ack)), [leased]);
+        assert_eq!(read(&message(true, LEASED, &ack)), [leased]);
+        // A router has brought it, to another address or to another station.
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 78);
+        assert_eq!(read(&message(true, elsewhere, &ack)), []);
+        let of_another = v4(5, [2; 6], [0; 4], LEASED.octets(), &time);
+        assert_eq!(read(&message(true, LEASED, &of_another)), []);
+        let asked = Said::Asked {
+            number: NUMBER,
+            mac: Mac::new(CLIENT),
+        };
+        for kind in [1, 3] {
+            let request = of(kind, [0; 4], [0; 4], &[]);
+            assert_eq!(
+                read(&message(false, Ipv4Addr::BROADCAST, &request)),
+                [asked]
+            );
+            let of_another = v4(kind, [2; 6], [0; 4], [0; 4], &[]);
+            assert_eq!(read(&message(false, Ipv4Addr::BROADCAST, &of_another)), []);
+        }
+        let ended = Said::Ended {
             address: LEASED.into(),
         };
-        let server = [54, 4, 192, 0, 2, 1];
-        let release = v4(7, LEASED.octets(), [0; 4], &server);
-        assert_eq!(read(&message(false, false, &release)), [ended]);
-        let asked = [&[50, 4][..], &LEASED.octets(), &server].concat();
-        let decline = v4(4, [0; 4], [0; 4], &asked);
-        assert_eq!(read(&message(false, false, &decline)), [ended]);
-        // Of the wrong side; an answer to INFORM; an offer; a refusal.
-        assert_eq!(read(&message(false, false, &ack)), []);
-        assert_eq!(read(&message(true, false, &release)), []);
-        for (kind, yours) in [(5, [0; 4]), (2, LEASED.octets()), (6, LEASED.octets())] {
-            let other = v4(kind, [0; 4], yours, &time);
-            assert_eq!(read(&message(true, false, &other)), [], "{kind}");
+        // An identifier of a client that is no MAC address, as long as one with its type.
+        let identifier = [61, 7, 0, b'g', b'u', b'e', b's', b't', b'1'];
+        let release = of(7, LEASED.octets(), [0; 4], &identifier);
+        assert_eq!(read(&message(false, elsewhere, &release)), [ended]);
+        let declined = [&[50, 4][..], &LEASED.octets()].concat();
+        let decline = of(4, [0; 4], [0; 4], &declined);
+        assert_eq!(
+            read(&message(false, Ipv4Addr::BROADCAST, &decline)),
+            [ended]
+        );
+        let refused = Said::Refused {
+            mac: Mac::new(CLIENT),
+        };
+        let nak = of(6, [0; 4], [0; 4], &[]);
+        assert_eq!(read(&message(true, Ipv4Addr::BROADCAST, &nak)), [refused]);
+        // Of the wrong side; an answer to INFORM; an offer.
+        assert_eq!(read(&message(false, Ipv4Addr::BROADCAST, &ack)), []);
+        assert_eq!(read(&message(true, Ipv4Addr::BROADCAST, &release)), []);
+        for (kind, yours) in [(5, [0; 4]), (2, LEASED.octets())] {
+            let other = of(kind, [0; 4], yours, &time);
+            assert_eq!(
+                read(&message(true, Ipv4Addr::BROADCAST, &other)),
+                [],
+                "{kind}"
+            );
         }
     }
 
@@ -188,36 +283,49 @@ mod tests {
             own.extend([0, 0, 0, 1]);
             own.extend(valid.to_be_bytes());
         }
-        let mut bytes = vec![kind, 1, 2, 3, 0, 1, 0, 2, 9, 9, 0, 3];
+        let mut bytes = vec![kind, 2, 3, 4, 0, 1, 0, 2, 9, 9, 0, 3];
         bytes.extend((own.len() as u16).to_be_bytes());
         bytes.extend(own);
         bytes
     }
 
     #[test]
-    fn a_reply_leases_and_so_on_for_dhcpv6() {
+    fn what_clients_and_servers_say_by_dhcpv6() {
         let [one, two] = [1, 2].map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
-        let leased = |address: Ipv6Addr, seconds| Change::Leased {
+        let number = NUMBER & 0xff_ffff;
+        let leased = |address: Ipv6Addr, seconds| Said::Leased {
+            number,
             address: address.into(),
             mac: Mac::new(CLIENT),
             time: Duration::from_secs(seconds),
         };
-        let ended = |address: Ipv6Addr| Change::Ended {
+        let ended = |address: Ipv6Addr| Said::Ended {
             address: address.into(),
         };
         let reply = v6(7, &[(one, 60), (two, 0)]);
         assert_eq!(
-            read(&message(true, true, &reply)),
+            read(&message(true, NEAR, &reply)),
             [leased(one, 60), ended(two)]
         );
-        assert_eq!(read(&message(false, true, &reply)), []);
+        // A router has brought it; a router's own address.
+        assert_eq!(read(&message(true, two, &reply)), []);
+        assert_eq!(read(&message(true, NEAR, &v6(7, &[(NEAR, 60)]))), []);
+        assert_eq!(read(&message(false, NEAR, &reply)), []);
+        let mac = Mac::new(CLIENT);
+        for kind in [1, 3, 5, 6] {
+            let asks = v6(kind, &[(one, 60)]);
+            assert_eq!(
+                read(&message(false, NEAR, &asks)),
+                [Said::Asked { number, mac }]
+            );
+        }
         for kind in [8, 9] {
             let bytes = v6(kind, &[(one, 60)]);
-            assert_eq!(read(&message(false, true, &bytes)), [ended(one)]);
-            assert_eq!(read(&message(true, true, &bytes)), []);
+            assert_eq!(read(&message(false, NEAR, &bytes)), [ended(one)]);
+            assert_eq!(read(&message(true, NEAR, &bytes)), []);
         }
         let many = v6(7, &[(one, 60); 100]);
-        assert!(read(&message(true, true, &many)).len() <= ADDRESSES_MAX);
+        assert!(read(&message(true, NEAR, &many)).len() <= ADDRESSES_MAX);
     }
 
     proptest! {
@@ -228,13 +336,14 @@ mod tests {
             is_of_server in any::<bool>(),
             is_v6 in any::<bool>(),
         ) {
-            read(&message(is_of_server, is_v6, &bytes));
-            let mut ack = v4(5, [0; 4], LEASED.octets(), &bytes);
+            let to = if is_v6 { IpAddr::V6(NEAR) } else { IpAddr::V4(LEASED) };
+            read(&message(is_of_server, to, &bytes));
+            let mut ack = v4(5, CLIENT, [0; 4], LEASED.octets(), &bytes);
             if let Some(byte) = ack.get_mut(changed.0) {
                 *byte = changed.1;
             }
             ack.truncate(bytes.len().max(changed.0));
-            read(&message(is_of_server, is_v6, &ack));
+            read(&message(is_of_server, to, &ack));
         }
     }
 }

@@ -73,6 +73,8 @@ struct Vring {
     place: Option<Place>,
     enabled: bool,
     running: bool,
+    /// Whether it was not at its beginning when it started.
+    resumes: bool,
     /// The receive ring, while it runs.
     rx: Option<Arc<GuestRx>>,
 }
@@ -355,6 +357,7 @@ impl Device {
         }
         self.pause = Pause::default();
         self.transfer.end();
+        self.transfer = Transfer::default();
         self.vrings.iter_mut().for_each(|v| *v = Vring::default());
         self.protocol_features = 0;
         self.notes = self.notes.after(why);
@@ -562,6 +565,7 @@ impl Device {
                 base as u16
             );
         }
+        vring.resumes = !matches!(base, 0 | 0x8000 | 0x8000_8000);
         let call = self.attachment.caller.notifier(index);
         if index.is_multiple_of(2) {
             let rx = GuestRx::new(ring, features, call, base, workers)?;

@@ -145,8 +145,9 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
         let mut device = self.device();
-        // Bits that were not offered are ignored.
-        device.protocol_features = features & protocol_features(&device).bits();
+        // Bits that were not offered are ignored. Whether a state is offered may have changed since the offer.
+        let offered = protocol_features(&device) | VhostUserProtocolFeatures::DEVICE_STATE;
+        device.protocol_features = features & offered.bits();
         Ok(())
     }
 

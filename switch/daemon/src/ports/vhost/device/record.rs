@@ -58,6 +58,9 @@ pub(in super::super) struct Session {
     /// The file to which the front end writes the state of a guest that arrives.
     #[serde(default)]
     incoming: Option<Fd>,
+    /// Whether a thread writes the state of a guest that leaves.
+    #[serde(default)]
+    saving: bool,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -207,6 +210,7 @@ impl Device {
             quarantine: quarantined.then(|| self.pause.record(self.port_detail())),
             in_message: fds.add_some(self.kept.in_message.as_ref()),
             incoming: fds.add_some(self.transfer.incoming.as_ref()),
+            saving: self.transfer.is_saving,
         }
     }
 
@@ -327,6 +331,7 @@ impl Device {
         (self.notes.status, self.notes.mtu) = (session.status, session.mtu);
         self.channel = fds.take(session.channel);
         self.transfer.incoming = fds.take(session.incoming).map(File::from);
+        self.transfer.is_saving = session.saving;
         let mut file = |number: Fd| -> Result<File, String> {
             let fd = fds.take(Some(number)).ok_or("a descriptor is missing")?;
             check_file(&fd).map_err(|why| why.to_string())?;

@@ -20,7 +20,7 @@ use crosspoint_config::limits::PORT_CONNECTIONS_MAX;
 use crosspoint_engine::groups::{Arrived, EXPORTED_LEN};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use serde::{Deserialize, Serialize};
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
@@ -41,6 +41,11 @@ const FILE_LEN: u64 = (HEAD_MAX + CONNECTIONS_MAX * CONNECTION_LEN_MAX + END.len
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a thread that writes takes to see that it is to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long an answer waits for the end of a thread whose front end says that it has read all.
+const END_MAX: Duration = Duration::from_secs(1);
+/// The most transfers of a front end, of which each may keep one page of a pipe.
+const SAVES_MAX: u32 = 64;
+const PIPE_LEN: usize = 4096;
 const THREAD_STACK: usize = 64 << 10;
 /// Connections that are read at once.
 const CHUNK: usize = 1024;
@@ -60,6 +65,12 @@ pub(super) struct Transfer {
     writing: Option<Writing>,
     /// What the front end writes the state to, until it asks whether all is well.
     pub(super) incoming: Option<File>,
+    /// Whether a state is being saved: after an upgrade or a crash meanwhile, no thread writes it any more.
+    pub(super) is_saving: bool,
+    /// How many this front end has begun to save.
+    saves: u32,
+    /// Whether a state was taken: the guest brings its connections along.
+    pub(super) has_state: bool,
 }
 
 /// The thread that writes a state.
@@ -71,7 +82,7 @@ struct Writing {
 impl Transfer {
     /// Ends a transfer that is under way.
     pub(super) fn end(&mut self) {
-        self.incoming = None;
+        (self.incoming, self.is_saving) = (None, false);
         if let Some(writing) = self.writing.take() {
             writing.is_over.store(true, Ordering::Relaxed);
             // It looks every few milliseconds.
@@ -98,6 +109,10 @@ impl Device {
     /// The front end saves the guest's state: returns what it reads it from.
     pub(in super::super) fn save_state(&mut self) -> Result<File, String> {
         self.transfer.end();
+        self.transfer.saves += 1;
+        if self.transfer.saves > SAVES_MAX {
+            return Err(format!("its state was saved {SAVES_MAX} times already"));
+        }
         let connections = self
             .dataplane
             .connections_to_leave(&self.name, CONNECTIONS_MAX);
@@ -108,6 +123,8 @@ impl Device {
         // Front ends read until the end, and would take "nothing yet" for an error.
         rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::empty())
             .map_err(|why| why.to_string())?;
+        // A front end may keep what it does not read.
+        let _ = fcntl_setpipe_size(&writer, PIPE_LEN);
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = is_over.clone();
         let thread = Builder::new()
@@ -116,6 +133,7 @@ impl Device {
             .spawn(move || send([&head, &connections, END], writer, &ends));
         let thread = thread.map_err(|why| format!("no thread that writes its state: {why}"))?;
         self.transfer.writing = Some(Writing { thread, is_over });
+        (self.transfer.is_saving, self.kept.has_changed) = (true, true);
         tracing::info!(
             port = self.name,
             "the guest migrates: {count} connections travel with it"
@@ -137,21 +155,27 @@ impl Device {
     pub(in super::super) fn check_state(&mut self) -> Result<(), String> {
         if let Some(file) = self.transfer.incoming.take() {
             self.kept.has_changed = true;
-            return self.take_state(&file);
-        }
-        let Some(writing) = self.transfer.writing.take() else {
+            self.take_state(&file)?;
+            self.transfer.has_state = true;
             return Ok(());
-        };
-        if !writing.thread.is_finished() {
-            // It may have read the last byte just now.
-            std::thread::sleep(LOOK_AGAIN);
         }
-        let is_cut = !writing.thread.is_finished();
+        let was_saving = std::mem::take(&mut self.transfer.is_saving);
+        self.kept.has_changed |= was_saving;
+        let Some(writing) = self.transfer.writing.take() else {
+            return match was_saving {
+                true => Err("another process of the switch was writing the state".to_owned()),
+                false => Ok(()),
+            };
+        };
+        let deadline = Instant::now() + END_MAX;
+        while !writing.thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         writing.is_over.store(true, Ordering::Relaxed);
         match writing.thread.join() {
-            Ok(Ok(())) if !is_cut => Ok(()),
-            Ok(Err(why)) if !is_cut => Err(format!("the front end did not read the state: {why}")),
-            _ => Err("the front end did not read the whole state".to_owned()),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(format!("the front end did not read the whole state: {why}")),
+            Err(_) => Err("the thread that writes its state has failed".to_owned()),
         }
     }
 
@@ -184,14 +208,11 @@ impl Device {
         Ok(())
     }
 
-    /// Notes that the guest comes from another switch, or from before this one was started: its rings have been in use, and
-    /// none of them by a session here.
+    /// Notes that the guest comes from another switch, or from before this one was started, and does not bring its connections
+    /// along: its rings have been in use, and none of them by a session here.
     pub(super) fn note_arrival(&self) {
-        let is_used = |vring: &super::Vring| {
-            let is_at_beginning = matches!(vring.base, 0 | 0x8000 | 0x8000_8000);
-            vring.running && !vring.base_is_own && !is_at_beginning
-        };
-        if self.vrings.iter().any(is_used) {
+        let has_been_used = |vring: &super::Vring| vring.running && vring.resumes;
+        if !self.transfer.has_state && self.vrings.iter().any(has_been_used) {
             self.dataplane.note_arrival(&self.name);
         }
     }
