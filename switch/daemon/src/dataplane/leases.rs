@@ -10,7 +10,7 @@
 
 mod message;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,10 +56,14 @@ type Request = (Place, u32, Mac);
 pub(super) struct Leases {
     messages: Option<Arc<DhcpMessages>>,
     leases: BTreeMap<(Place, IpAddr), Lease>,
+    /// The addresses of each station: what a message changes is found without a look at all leases.
+    stations: BTreeSet<(Place, Mac, IpAddr)>,
     /// How many each port has.
     counts: HashMap<u16, usize>,
     /// Requests without an answer: the port, and until when they wait.
     requests: HashMap<Request, (u16, Instant)>,
+    /// How many each port has.
+    request_counts: HashMap<u16, usize>,
     has_changed: bool,
     /// When leases that have ended were looked for.
     looked_at: Option<Instant>,
@@ -110,9 +114,7 @@ impl Leases {
                         None => self.remove_unless(&(place, address), mac),
                     }
                 }
-                Said::Refused { mac } => self.retain(|at, address, lease| {
-                    at != place || lease.mac != mac || address.is_ipv6()
-                }),
+                Said::Refused { mac } => self.remove_v4_of(place, mac, None),
                 Said::Ended { address } => {
                     let key = (place, address);
                     let is_its = |lease: &Lease| message.is_of_server || lease.port == message.port;
@@ -125,12 +127,43 @@ impl Leases {
     }
 
     fn ask(&mut self, request: Request, port: u16, now: Instant) {
-        let of_port = self.requests.values().filter(|(of, _)| *of == port);
-        let is_known = self.requests.contains_key(&request);
-        let has_room = self.requests.len() < REQUESTS_MAX && of_port.count() < REQUESTS_OF_PORT_MAX;
-        if is_known || has_room {
-            self.requests.insert(request, (port, now + REQUEST_TIME));
+        let of_port = self.request_counts.get(&port).copied().unwrap_or(0);
+        let has_room = self.requests.len() < REQUESTS_MAX && of_port < REQUESTS_OF_PORT_MAX;
+        if !has_room && !self.requests.contains_key(&request) {
+            return;
         }
+        let before = self.requests.insert(request, (port, now + REQUEST_TIME));
+        *self.request_counts.entry(port).or_default() += 1;
+        if let Some((before, _)) = before {
+            self.note_request_gone(before);
+        }
+    }
+
+    fn note_request_gone(&mut self, port: u16) {
+        if let Some(count) = self.request_counts.get_mut(&port) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Forgets the requests that `stays` does not name.
+    fn retain_requests(&mut self, stays: impl Fn(&Request, &(u16, Instant)) -> bool) {
+        self.requests.retain(|request, of| stays(request, of));
+        self.request_counts.clear();
+        for (port, _) in self.requests.values() {
+            *self.request_counts.entry(*port).or_default() += 1;
+        }
+    }
+
+    /// Forgets the IPv4 addresses of a station, but for one.
+    fn remove_v4_of(&mut self, place: Place, mac: Mac, except: Option<IpAddr>) {
+        let first = IpAddr::from([0; 4]);
+        let own = self.stations.range((place, mac, first)..);
+        let own = own.take_while(|(at, of, _)| (*at, *of) == (place, mac));
+        let own = own.map(|(_, _, address)| *address);
+        let gone = own.filter(|address| address.is_ipv4() && Some(*address) != except);
+        let gone: Vec<IpAddr> = gone.collect();
+        gone.iter()
+            .for_each(|address| self.remove(&(place, *address)));
     }
 
     /// Takes an answer to a request.
@@ -138,9 +171,7 @@ impl Leases {
         let (place, address) = key;
         if address.is_ipv4() {
             // The client has one address there.
-            self.retain(|at, other, known| {
-                at != place || known.mac != lease.mac || other == address || other.is_ipv6()
-            });
+            self.remove_v4_of(place, lease.mac, Some(address));
         }
         if let Some(known) = self.leases.get_mut(&key).filter(|known| known.until > now) {
             if known.port == lease.port && known.mac == lease.mac && !known.is_disputed {
@@ -156,6 +187,7 @@ impl Leases {
         if count < LEASES_OF_PORT_MAX && self.leases.len() < LEASES_MAX {
             *self.counts.entry(lease.port).or_default() += 1;
             self.leases.insert(key, lease);
+            self.stations.insert((place, lease.mac, address));
             self.has_changed = true;
         }
     }
@@ -171,6 +203,7 @@ impl Leases {
         let Some(lease) = self.leases.remove(key) else {
             return;
         };
+        self.stations.remove(&(key.0, lease.mac, key.1));
         if let Some(count) = self.counts.get_mut(&lease.port) {
             *count = count.saturating_sub(1);
         }
@@ -178,17 +211,17 @@ impl Leases {
     }
 
     /// Forgets the leases that `stays` does not name.
-    fn retain(&mut self, stays: impl Fn(Place, IpAddr, &Lease) -> bool) {
+    fn retain(&mut self, stays: impl Fn(Place, &Lease) -> bool) {
         let gone = self.leases.iter();
-        let gone = gone.filter(|((place, address), lease)| !stays(*place, *address, lease));
+        let gone = gone.filter(|((place, _), lease)| !stays(*place, lease));
         let gone: Vec<(Place, IpAddr)> = gone.map(|(key, _)| *key).collect();
         gone.iter().for_each(|key| self.remove(key));
     }
 
     /// Forgets what has ended, and what the ports of now do not allow.
     fn expire(&mut self, view: &Snapshot, now: Instant) {
-        self.requests.retain(|_, (_, until)| *until > now);
-        self.retain(|place, _, lease| {
+        self.retain_requests(|_, (_, until)| *until > now);
+        self.retain(|place, lease| {
             let port = view.port(lease.port);
             let is_there =
                 |port: &PortSnapshot| port.is_attached() && is_at(port, place, lease.mac);
@@ -198,8 +231,8 @@ impl Leases {
 
     /// Forgets the leases of a port, also for workers: its number may soon be another's.
     pub(super) fn forget_port(&mut self, number: u16) {
-        self.requests.retain(|_, (port, _)| *port != number);
-        self.retain(|_, _, lease| lease.port != number);
+        self.retain_requests(|_, (port, _)| *port != number);
+        self.retain(|_, lease| lease.port != number);
         self.compile();
     }
 
@@ -207,7 +240,7 @@ impl Leases {
     pub(super) fn forget_bridge(&mut self, number: u8) {
         self.requests
             .retain(|((bridge, _), _, _), _| *bridge != number);
-        self.retain(|(bridge, _), _, _| bridge != number);
+        self.retain(|(bridge, _), _| bridge != number);
         self.compile();
     }
 

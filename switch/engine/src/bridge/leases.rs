@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_frame::{Burst, Decision, Frame};
+use crosspoint_frame::{Burst, Decision, Frame, HEAD_LEN};
 use crosspoint_packet::Mac;
 use crosspoint_packet::headers::{Fragment, Headers, Stop};
 
@@ -196,7 +196,7 @@ impl Leases {
     }
 }
 
-/// `false` for nearly all frames: untagged IP without options, and not UDP or not between these ports.
+/// `false` for nearly all frames: not UDP, or not between these ports. Decided on the head alone.
 fn may_be_dhcp(frame: &Frame) -> bool {
     let head = &frame.head;
     let is_between = |at: usize, ports: [u16; 2]| {
@@ -204,11 +204,20 @@ fn may_be_dhcp(frame: &Frame) -> bool {
         ports.contains(&of(at)) && ports.contains(&of(at + 2))
     };
     match (&head[12..14], head[14]) {
+        // Most frames: untagged, without options.
         ([0x08, 0x00], 0x45) => head[23] == UDP && is_between(34, V4_PORTS),
         ([0x86, 0xdd], _) => head[20] == UDP && is_between(54, V6_PORTS),
-        ([0x81, 0x00] | [0x88, 0xa8], _) => true,
-        ([0x08, 0x00], _) => true,
-        _ => false,
+        _ => {
+            let headers = Headers::parse(head);
+            let is_udp = headers.stop == Stop::Layer4 && headers.protocol == UDP;
+            let ports = match headers.ip_version {
+                4 => V4_PORTS,
+                6 => V6_PORTS,
+                _ => return false,
+            };
+            let at = headers.offset;
+            is_udp && (at + 4 > HEAD_LEN || is_between(at, ports))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ impl Judge<'_> {
     /// A packet that cannot belong to the connection with its addresses.
     #[cold]
     #[inline(never)]
-    pub(super) fn stray(&self, flow: &Flow) -> Result<Passed, DropReason> {
+    pub(super) fn decide_invalid(&self, flow: &Flow) -> Result<Passed, DropReason> {
         match self.ask(flow) {
             Err(reason) if !self.is_of_arrived(flow) => Err(reason),
             _ => Ok(Passed::InConnection),

@@ -91,7 +91,7 @@ impl Judge<'_> {
             false => entry.phase,
         };
         let is_original = address.is_from_low == entry.is_low_originator;
-        let is_other = !self.is_possible(&entry, is_original)
+        let is_other = !self.fits_direction(&entry, is_original)
             || phase.is_begun_again(flow.flags)
             || phase.is_syn_of_responder(is_original, flow.flags);
         (!is_other).then_some(phase)

@@ -269,8 +269,8 @@ impl Judge<'_> {
     fn go_on(&self, found: &Found, flow: &Flow, address: &Address) -> Result<Passed, DropReason> {
         let entry = found.entry;
         let is_original = address.is_from_low == entry.is_low_originator;
-        if !self.is_possible(&entry, is_original) {
-            return self.stray(flow);
+        if !self.fits_direction(&entry, is_original) {
+            return self.decide_invalid(flow);
         }
         if flow.flags & SYN != 0 {
             if entry.phase.is_begun_again(flow.flags) {
@@ -309,7 +309,7 @@ impl Judge<'_> {
     /// Whether a packet of this side can belong to a connection: of one that a front end has made up
     /// ([`migrate`](crate::groups::migrate)), it may have called the guest the other side.
     #[inline(always)]
-    pub(super) fn is_possible(&self, entry: &Entry, is_original: bool) -> bool {
+    pub(super) fn fits_direction(&self, entry: &Entry, is_original: bool) -> bool {
         !entry.phase.is_arrived() || is_original == (entry.direction == self.direction)
     }
 

@@ -2,18 +2,16 @@
 //! the same rules and the same frames; both must let the same frames pass.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::thread;
-use std::time::Duration;
 
 use crosspoint_engine::groups::{Direction, LinkParts, Rule};
 use crosspoint_packet::Mac;
 use proptest::prelude::*;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::frames::host;
 use crate::groups::{Packet, Rig, UDP, rule};
-use crate::groups_kernel::nft;
+use crate::groups_kernel::{comes_before_mark, nft};
 use crate::netns::{self, ip};
 
 const GUEST: u8 = 0;
@@ -98,18 +96,7 @@ impl Bridge {
         for frame in [sent.frame(b"this one"), mark.frame(b"the mark")] {
             from.write_all(&frame).expect("the kernel takes it");
         }
-        let (mut has_passed, mut bytes) = (false, [0; 2048]);
-        loop {
-            let mut ready = [PollFd::new(&*to, PollFlags::IN)];
-            let limit = Timespec::try_from(Duration::from_secs(5)).unwrap();
-            assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no mark comes");
-            let len = to.read(&mut bytes).expect("a frame");
-            let has = |text: &[u8]| bytes[..len].windows(text.len()).any(|part| part == text);
-            has_passed |= has(b"this one");
-            if has(b"the mark") {
-                return has_passed;
-            }
-        }
+        comes_before_mark(to)
     }
 }
 

@@ -92,19 +92,23 @@ impl Router {
         } else {
             &mut self.guest
         };
-        let mut has_passed = false;
-        let mut bytes = [0; 2048];
-        loop {
-            let mut ready = [PollFd::new(&*to, PollFlags::IN)];
-            let limit = Timespec::try_from(Duration::from_secs(5)).unwrap();
-            assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no mark comes");
-            let len = to.read(&mut bytes).expect("a frame");
-            let has = |text: &[u8]| bytes[..len].windows(text.len()).any(|part| part == text);
-            // Others are the kernel's own.
-            has_passed |= has(b"this one");
-            if has(b"the mark") {
-                return has_passed;
-            }
+        comes_before_mark(to)
+    }
+}
+
+/// Whether a frame with "this one" comes out of a tap before one with "the mark".
+pub fn comes_before_mark(tap: &mut File) -> bool {
+    let (mut has_passed, mut bytes) = (false, [0; 2048]);
+    loop {
+        let mut ready = [PollFd::new(&*tap, PollFlags::IN)];
+        let limit = Timespec::try_from(Duration::from_secs(5)).unwrap();
+        assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no mark comes");
+        let len = tap.read(&mut bytes).expect("a frame");
+        let has = |text: &[u8]| bytes[..len].windows(text.len()).any(|part| part == text);
+        // Others are the kernel's own.
+        has_passed |= has(b"this one");
+        if has(b"the mark") {
+            return has_passed;
         }
     }
 }

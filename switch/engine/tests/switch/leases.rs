@@ -189,3 +189,29 @@ fn a_request_for_a_leased_address_goes_to_its_port_alone() {
     rig.view.suppresses = false;
     assert_eq!(receivers(&mut rig, SERVER, LEASED), [GUEST, OTHER]);
 }
+
+/// On a trunk, the VLAN is that of the tag.
+#[test]
+fn a_message_behind_a_tag_is_passed_on_with_its_vlan() {
+    for (is_v6, frame) in [
+        (false, v4(SERVER, GUEST, (67, 68), &[5; 240])),
+        (true, v6(SERVER, GUEST, (547, 546), &[5; 240])),
+    ] {
+        let (mut rig, messages) = rig();
+        let port = rig.view.ports[usize::from(SERVER)].as_mut().unwrap();
+        port.vlan = Arc::new(VlanPolicy::trunk(&[VLAN, 8], None));
+        rig.view.renew_members();
+        let other = [&frame[..36], &[0, 99], &frame[38..]].concat();
+        for (frame, heard) in [(&frame, 1), (&other, usize::from(is_v6))] {
+            let tagged = [&frame[..12], &[0x81, 0, 0, VLAN as u8], &frame[12..]].concat();
+            rig.pass(usize::from(SERVER), &[tagged]);
+            let all = messages.take();
+            assert_eq!(all.len(), heard, "IPv6: {is_v6}");
+            assert!(all.iter().all(|message| message.place == (0, VLAN)));
+            assert!(all.iter().all(|message| message.payload() == [5; 240]));
+        }
+        rig.drivers
+            .iter_mut()
+            .for_each(|driver| drop(driver.received()));
+    }
+}

@@ -1,7 +1,7 @@
 //! What of the switch travels with a guest that migrates: its connections, by SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE
 //! (vhost-user protocol, "Migrating back-end state").
 //!
-//! The front end passes a descriptor of its own, which may be of any kind, and could hold up whoever reads or writes it. The
+//! The front end passes a descriptor of its own. It may be of any kind, and a thread that reads or writes it could block. The
 //! protocol lets a back end answer with another one. So the front end reads from a pipe of the switch, and writes to a memory
 //! file of the switch, whose size is sealed.
 //!
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a thread that writes takes to see that it is to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long an answer waits for the end of a thread whose front end says that it has read all.
-const END_MAX: Duration = Duration::from_secs(1);
+const END_MAX: Duration = Duration::from_millis(250);
 /// The most transfers of a front end, of which each may keep one page of a pipe.
 const SAVES_MAX: u32 = 64;
 const PIPE_LEN: usize = 4096;
